@@ -1,0 +1,31 @@
+// The functions a rule may use beside + - * /. Each rounds once, alike on every machine.
+#pragma once
+
+#include <math.h>
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+inline float sqrt(float x) { return ::sqrtf(x); }
+inline double sqrt(double x) { return ::sqrt(x); }
+
+/// 1, -1, 0 or NaN, as numpy.sign.
+template <class T>
+inline T sign(T x) {
+  return x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x;
+}
+
+/// The larger one, or NaN if either is, as numpy.maximum.
+template <class T>
+inline T maximum(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+
+/// x, or 0 where rounding made a variance negative.
+template <class T>
+inline T positive(T x) {
+  return x < 0 ? T(0) : x;
+}
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

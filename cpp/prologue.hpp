@@ -1,0 +1,32 @@
+// What happens to the gradient and the parameter before any rule.
+#pragma once
+
+#include "arithmetic.hpp"
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+/// g ← scale·g;  p ← keep·p, with keep = 1 - lr·weight_decay (decoupled decay).
+template <class T>
+struct Decoupled {
+  T scale, keep;
+
+  void operator()(T& p, T& g) const {
+    g = scale * g;
+    p = keep * p;
+  }
+};
+
+/// The same, with g ← g + l2·p + l1·sign(p) between the two (coupled decay).
+template <class T>
+struct Coupled {
+  T scale, keep, l2, l1;
+
+  void operator()(T& p, T& g) const {
+    g = scale * g + l2 * p + l1 * sign(p);
+    p = keep * p;
+  }
+};
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

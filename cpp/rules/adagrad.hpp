@@ -1,0 +1,69 @@
+// Steps divided by the root of summed or averaged squares of the gradients.
+#pragma once
+
+#include "../arithmetic.hpp"
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+/// Adagrad. Duchi, Hazan & Singer 2011, JMLR 12.
+template <class T>
+struct Adagrad {
+  T step, root, eps;  // root = 1/√t for the root mean square, else 1
+
+  void operator()(T& p, T g, T& s) const {
+    s = s + g * g;
+    p = p - step * g / (sqrt(s) * root + eps);
+  }
+};
+
+/// RMSProp. Tieleman & Hinton 2012, Coursera lecture 6.5.  √(s + inside) + outside: one of the two is ε.
+template <class T>
+struct RMSProp {
+  T rho, gain, step, inside, outside;
+
+  void operator()(T& p, T g, T& s) const {
+    s = rho * s + gain * (g * g);
+    p = p - step * g / (sqrt(s + inside) + outside);
+  }
+};
+
+/// RMSProp divided by the standard deviation. Graves 2013, arXiv:1308.0850, eq. 38-45.
+template <class T>
+struct RMSPropCentered {
+  T rho, gain, step, inside, outside;
+
+  void operator()(T& p, T g, T& s, T& a) const {
+    s = rho * s + gain * (g * g);
+    a = rho * a + gain * g;
+    p = p - step * g / (sqrt(positive(s - a * a) + inside) + outside);
+  }
+};
+
+/// RMSProp, then momentum.
+template <class T>
+struct RMSPropMomentum {
+  T rho, gain, step, inside, outside, momentum;
+
+  void operator()(T& p, T g, T& s, T& b) const {
+    s = rho * s + gain * (g * g);
+    b = momentum * b + g / (sqrt(s + inside) + outside);
+    p = p - step * b;
+  }
+};
+
+/// Centered RMSProp, then momentum. Graves 2013, arXiv:1308.0850, eq. 38-45.
+template <class T>
+struct RMSPropCenteredMomentum {
+  T rho, gain, step, inside, outside, momentum;
+
+  void operator()(T& p, T g, T& s, T& a, T& b) const {
+    s = rho * s + gain * (g * g);
+    a = rho * a + gain * g;
+    b = momentum * b + g / (sqrt(positive(s - a * a) + inside) + outside);
+    p = p - step * b;
+  }
+};
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

@@ -1,0 +1,47 @@
+// Adaptive moments: a running mean of the gradient over the root of a running mean of its square.
+#pragma once
+
+#include "../arithmetic.hpp"
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+/// Adam. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1.
+template <class T>
+struct Adam {
+  T beta1, gain1, beta2, gain2, step, root, eps;
+
+  void operator()(T& p, T g, T& m, T& v) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * (g * g);
+    p = p - step * m / (sqrt(v) * root + eps);
+  }
+};
+
+/// AMSGrad. Reddi, Kale & Kumar 2018, arXiv:1904.09237.
+template <class T>
+struct AMSGrad {
+  T beta1, gain1, beta2, gain2, step, root, eps;
+
+  void operator()(T& p, T g, T& m, T& v, T& vmax) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * (g * g);
+    vmax = maximum(vmax, v);
+    p = p - step * m / (sqrt(vmax) * root + eps);
+  }
+};
+
+/// Rectified Adam. Liu et al. 2020, arXiv:1908.03265, Algorithm 2.
+template <class T>
+struct RAdam {
+  T beta1, gain1, beta2, gain2, step, rectified, eps;  // rectified = 1 where ρ > 5, else 0
+
+  void operator()(T& p, T g, T& m, T& v) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * (g * g);
+    p = p - step * m / (rectified > 0 ? sqrt(v) + eps : T(1));
+  }
+};
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

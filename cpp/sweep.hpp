@@ -1,0 +1,31 @@
+// THE loop: one pass over one contiguous run of a tensor, for any rule and any number of state slots.
+#pragma once
+
+#include <stddef.h>
+
+#include "storage.hpp"
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+/// Element by element: load everything, prologue, rule, store everything but the gradient.
+template <class Prologue, class Rule, class P, class G, class... S>
+inline void update(const Prologue& prologue, const Rule& rule, P& p, const G& g, S&... s) {
+  auto body = [&](auto parameter, auto gradient, auto... slot) {
+    prologue(parameter, gradient);
+    rule(parameter, gradient, slot...);
+    p = Storage<P>::store(parameter);
+    ((s = Storage<S>::store(slot)), ...);
+  };
+  body(Storage<P>::load(p), Storage<G>::load(g), Storage<S>::load(s)...);
+}
+
+template <class Prologue, class Rule, class P, class G, class... S>
+inline void sweep(const Prologue& prologue, const Rule& rule, size_t begin, size_t end, P* p, const G* g,
+                  S*... s) {
+#pragma omp simd
+  for (size_t i = begin; i < end; ++i) update(prologue, rule, p[i], g[i], s[i]...);
+}
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

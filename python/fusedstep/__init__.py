@@ -1,0 +1,17 @@
+"""Optimizer update rules, each fused into one pass over memory, in place on NumPy arrays."""
+
+from __future__ import annotations
+
+from .optimizer import Optimizer
+from .runtime import get_num_threads, info, set_num_threads, use_isa
+from .update_rules import adagrad, adam, rules, sgd
+from .update_rules.adagrad import *
+from .update_rules.adam import *
+from .update_rules.sgd import *
+
+__version__: str = info()["version"]
+
+__all__ = ["Optimizer", "get_num_threads", "info", "rules", "set_num_threads", "use_isa"]
+__all__ += adagrad.__all__
+__all__ += adam.__all__
+__all__ += sgd.__all__

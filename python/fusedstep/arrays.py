@@ -1,0 +1,125 @@
+"""Which arrays can be parameters and gradients, and how they lie in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.exceptions import TooHardError
+
+Array = np.ndarray[Any, Any]
+SUPPORTED = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_array(label: str, array: Any) -> Array:
+    """`array`; an error unless it is a NumPy array without a mask."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{label} must be a NumPy array, not {type(array).__name__}")
+    return array
+
+
+def check_parameter(name: Hashable, p: Any) -> None:
+    """An error unless `p` can be updated in place."""
+    label = f"parameter {name!r}"
+    p = check_array(label, p)
+    if p.dtype not in SUPPORTED:
+        raise TypeError(
+            f"{label} has dtype {p.dtype.str}; it must be float32 or float64 in native byte order"
+        )
+    if not p.flags.writeable:
+        raise ValueError(f"{label} is read-only")
+    if not p.flags.aligned:
+        raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
+    if _overlaps_itself(p):
+        raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
+
+
+class Memory:
+    """Labelled arrays, found by the memory that they lie in."""
+
+    def __init__(self, arrays: Iterable[tuple[str, Array]]) -> None:
+        entries = sorted(
+            ((*_bounds(array), label, array) for label, array in arrays if array.size), key=lambda e: e[:2]
+        )
+        self._starts = [start for start, _, _, _ in entries]
+        self._reach = list(accumulate((end for _, end, _, _ in entries), max))
+        self._arrays = [(label, array) for _, _, label, array in entries]
+
+    def sharing(self, a: Array) -> list[str]:
+        """The labels of the arrays that share an element with `a`, or may and it is too hard to tell."""
+        if not a.size:
+            return []
+        start, end = _bounds(a)
+        i = bisect_left(self._starts, end)
+        labels = []
+        while i > 0 and self._reach[i - 1] > start:
+            i -= 1
+            label, array = self._arrays[i]
+            if _share(a, array):
+                labels.append(label)
+        return labels
+
+
+def check_disjoint(parameters: Iterable[tuple[str, Array]]) -> None:
+    """An error if two parameters share memory."""
+    parameters = list(parameters)
+    memory = Memory(parameters)
+    for label, p in parameters:
+        others = [other for other in memory.sharing(p) if other != label]
+        if others:
+            raise ValueError(f"{others[0]} shares memory with {label}")
+
+
+def _share(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except TooHardError:
+        return True
+
+
+def flat(a: Array, like: Array) -> Array:
+    """`a` in one dimension, in the order in which the elements of `like` lie in memory."""
+    return a.transpose(_memory_order(like)).reshape(-1)
+
+
+def dense(p: Array) -> Array:
+    """`p` itself if its elements fill one run of memory, in any order of axes, else a new array."""
+    if p.transpose(_memory_order(p)).flags.c_contiguous:
+        return p
+    return np.empty(p.shape, p.dtype)
+
+
+def matches(p: Array, g: Array) -> bool:
+    """Whether `g` lies in memory element by element as the dense parameter `p`."""
+    strides = zip(p.shape, p.strides, g.strides, strict=True)
+    return g.flags.aligned and (g.size == 0 or all(length == 1 or a == b for length, a, b in strides))
+
+
+def _bounds(a: Array) -> tuple[int, int]:
+    """The first address of `a` and the one after its last."""
+    start = end = a.__array_interface__["data"][0]
+    for length, stride in zip(a.shape, a.strides, strict=True):
+        start += min(0, (length - 1) * stride)
+        end += max(0, (length - 1) * stride)
+    return start, end + a.itemsize
+
+
+def _memory_order(a: Array) -> list[int]:
+    """The axes of `a`, the one of the longest stride first."""
+    return sorted(range(a.ndim), key=lambda axis: (-abs(a.strides[axis]), -a.shape[axis]))
+
+
+def _overlaps_itself(a: Array) -> bool:
+    """Whether a stride is shorter than what the axes within it span."""
+    if a.size == 0:
+        return False
+    span = a.itemsize
+    for axis in reversed(_memory_order(a)):
+        if a.shape[axis] > 1:
+            if abs(a.strides[axis]) < span:
+                return True
+            span += abs(a.strides[axis]) * (a.shape[axis] - 1)
+    return False

@@ -1,0 +1,79 @@
+"""Checkpoints of an optimizer: all that its next step depends on, as plain numbers and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .arrays import check_array
+
+if TYPE_CHECKING:
+    from .optimizer import Engine
+
+
+def save(optimizer: Engine) -> dict[str, Any]:
+    """A copy of the step count, the state, and each group's hyperparameters and scalars."""
+    state: dict[Any, dict[str, Any]] = {name: {} for name in optimizer.tensors.names}
+    for name, slot, array in optimizer.tensors.state():
+        state[name][slot] = array.copy()
+    return {
+        "rule": type(optimizer).__name__,
+        "t": optimizer.t,
+        "groups": [
+            {
+                "hyperparameters": {
+                    name: value for name, value in group.hyperparameters() if not callable(value)
+                },
+                "scalars": dict(group.scalars),
+            }
+            for group in optimizer.groups
+        ],
+        "state": state,
+    }
+
+
+def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
+    """Restore what `save` returned, and return the step count; after an error nothing has changed."""
+    _check(optimizer, saved)
+    for name, slot, array in optimizer.tensors.state():
+        array[...] = saved["state"][name][slot]
+    for group, values in zip(optimizer.groups, saved["groups"], strict=True):
+        for name, value in values["hyperparameters"].items():
+            group[name] = value
+        group.scalars.update(values["scalars"])
+    return int(saved["t"])
+
+
+def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
+    _same("checkpoint", saved, ("rule", "t", "groups", "state"))
+    rule = type(optimizer).__name__
+    if saved["rule"] != rule:
+        raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
+    if not isinstance(saved["t"], int) or saved["t"] < 0:
+        raise ValueError(f"t must be a number of steps, got {saved['t']!r}")
+    if len(saved["groups"]) != len(optimizer.groups):
+        raise ValueError(f"the checkpoint has {len(saved['groups'])} groups, not {len(optimizer.groups)}")
+    for group, values in zip(optimizer.groups, saved["groups"], strict=True):
+        _same("group", values, ("hyperparameters", "scalars"))
+        _same("scalars", values["scalars"], group.scalars)
+        for name, value in values["hyperparameters"].items():
+            group.check(name, value)
+    _same("state", saved["state"], optimizer.tensors.names)
+    for name, slots in zip(optimizer.tensors.names, optimizer.tensors.slots, strict=True):
+        _same(f"state of parameter {name!r}", saved["state"][name], slots)
+    for name, slot, array in optimizer.tensors.state():
+        label = f"state {slot!r} of parameter {name!r}"
+        value = check_array(label, saved["state"][name][slot])
+        if value.shape != array.shape:
+            raise ValueError(f"{label} has shape {value.shape}, its parameter {array.shape}")
+        if value.dtype != array.dtype:
+            raise TypeError(f"{label} has dtype {value.dtype.str}, here {array.dtype.str}")
+
+
+def _same(label: str, found: Collection[Any], wanted: Collection[Any]) -> None:
+    for key in wanted:
+        if key not in found:
+            raise ValueError(f"{label}: {key!r} is missing")
+    for key in found:
+        if key not in wanted:
+            raise ValueError(f"{label}: {key!r} does not belong here")

@@ -1,0 +1,168 @@
+"""Hyperparameters: declared by a rule's annotations, kept in groups, evaluated at a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import get_annotations
+from numbers import Real
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+
+Scheduled: TypeAlias = float | Callable[[int], float]
+"""A number, or a callable that gives it for the step t = 1, 2, …"""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The values that a hyperparameter takes; `fixed` ones are set at construction only, to a number."""
+
+    text: str
+    holds: Callable[[float], bool]
+    fixed: bool = False
+
+
+Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
+Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
+AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
+Finite = Annotated[Scheduled, Interval("(-inf, inf)", math.isfinite)]
+Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fixed=True)]
+
+
+class Hyperparameter:
+    """A field of a rule: its default, its values, and the attribute that reads and sets all groups."""
+
+    def __init__(self, name: str, default: float | bool, interval: Interval | None) -> None:
+        self.name = name
+        self.default = default
+        self.interval = interval  # None: true or false
+
+    def checked(self, value: Any, label: str | None = None) -> Any:
+        """`value` as a bool, float or schedule; an error if it is none, or out of range."""
+        label = label or self.name
+        if self.interval is None:
+            if isinstance(value, bool | np.bool_):
+                return bool(value)
+            raise TypeError(f"{label} must be True or False, got {value!r}")
+        if callable(value) and not self.interval.fixed:
+            return value
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{label} must be a number, got {value!r}")
+        number = float(value)
+        if not self.interval.holds(number):
+            raise ValueError(f"{label} must be in {self.interval.text}, got {number}")
+        return number
+
+    def __get__(self, optimizer: Any, owner: type) -> Any:
+        if optimizer is None:
+            return self.default
+        first, *others = (group[self.name] for group in optimizer.groups)
+        if any(other != first for other in others):
+            raise ValueError(f"the groups differ in {self.name}: read it from groups[i][{self.name!r}]")
+        return first
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        for group in optimizer.groups:
+            group.check(self.name, value)
+        for group in optimizer.groups:
+            group[self.name] = value
+
+
+def declared(cls: type) -> dict[str, Hyperparameter]:
+    """The hyperparameters among the annotations of `cls` itself."""
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {}
+    for name in get_annotations(cls):
+        if hints[name] is bool:
+            fields[name] = Hyperparameter(name, cls.__dict__[name], None)
+        elif get_origin(hints[name]) is Annotated:
+            fields[name] = Hyperparameter(name, cls.__dict__[name], get_args(hints[name])[-1])
+    return fields
+
+
+class At(SimpleNamespace):
+    """A group's hyperparameters and scalars as numbers at step `t`, and the kernel that they choose."""
+
+    group: Group
+    t: int
+    kernel: Kernel
+
+    @property
+    def next(self) -> At:
+        """The same, one step later."""
+        return self.group.at(self.t + 1)
+
+
+class Group(Mapping[str, Any]):
+    """Parameters that share hyperparameters. ``group["lr"]`` reads one, ``group["lr"] = 3e-4`` sets it."""
+
+    def __init__(
+        self,
+        params: Any,
+        values: dict[str, Any],
+        fields: dict[str, Hyperparameter],
+        choose_kernel: Callable[[SimpleNamespace], Kernel],
+        scalars: dict[str, float],
+    ) -> None:
+        unknown = [name for name in values if name not in fields]
+        if unknown:
+            raise TypeError(f"no hyperparameter {unknown[0]!r}; there are {', '.join(fields)}")
+        self._params = params
+        self._fields = fields
+        self._choose_kernel = choose_kernel
+        self._values = {
+            name: field.checked(values.get(name, field.default)) for name, field in fields.items()
+        }
+        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+        self.scalars = scalars
+        self.kernel = choose_kernel(SimpleNamespace(**self._values))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._params if name == "params" else self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._values[name] = self.check(name, value)
+        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *self._values))
+
+    def __len__(self) -> int:
+        return 1 + len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Group({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    def hyperparameters(self) -> Iterable[tuple[str, Any]]:
+        """Names and values, without the parameters."""
+        return self._values.items()
+
+    def check(self, name: str, value: Any) -> Any:
+        """What setting `name` to `value` would store; an error if that cannot be done."""
+        if name not in self._fields:
+            raise KeyError(f"no hyperparameter {name!r}; there are {', '.join(self._fields)}")
+        field = self._fields[name]
+        value = field.checked(value)
+        if field.interval and field.interval.fixed and value != self._values[name]:
+            raise ValueError(f"{name} is fixed at construction")
+        if self._choose_kernel(SimpleNamespace(**{**self._values, name: value})) is not self.kernel:
+            raise ValueError(f"{name}={value!r} needs other state than this optimizer has: make a new one")
+        return value
+
+    def at(self, t: int) -> At:
+        """Every schedule evaluated at step `t`."""
+        h = At(group=self, t=t, kernel=self.kernel)
+        vars(h).update(self._values)
+        vars(h).update(self.scalars)
+        for name in self._scheduled:
+            number = self._values[name](t)
+            if callable(number):
+                raise TypeError(f"{name}({t}) must be a number, got {number!r}")
+            setattr(h, name, self._fields[name].checked(number, f"{name}({t})"))
+        return h

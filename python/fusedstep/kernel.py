@@ -1,0 +1,42 @@
+"""The seam between a rule's two halves: the NumPy formula, and the C++ struct of the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+
+
+class Coefficients:
+    """A step's coefficients as attributes, in the dtype of the tensor that they meet."""
+
+    def __init__(self, values: dict[str, float], dtype: np.dtype[Any]) -> None:
+        self.__dict__.update((name, dtype.type(value)) for name, value in values.items())
+
+    def __getattr__(self, name: str) -> np.floating[Any]:
+        raise AttributeError(name)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One elementwise update: its struct's name in cpp/rules, its state slots, its formula in NumPy."""
+
+    name: str
+    slots: tuple[str, ...]
+    update: Callable[..., None]
+
+
+def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare the formula ``update(c, p, g, *slots)`` to be what the C++ struct ``name`` computes."""
+
+    def declare(update: Callable[..., None]) -> Kernel:
+        _c, _p, _g, *slots = signature(update).parameters
+        return Kernel(name, tuple(slots), update)
+
+    return declare

@@ -1,0 +1,219 @@
+"""What all rules share: parameter groups, state, the step, and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from numbers import Real
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from . import checkpoint, native, reference
+from .hyperparameters import At, Group, Hyperparameter, Nonnegative, declared
+from .kernel import Kernel
+from .structure import Groups, Params
+from .tensors import Tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
+    from .kernel import Array
+else:
+
+    def dataclass_transform(**_: object) -> Any:
+        """Python 3.10 has no typing.dataclass_transform, and only type checkers read it."""
+        return lambda cls: cls
+
+
+BACKENDS: dict[str, type[native.Plan | reference.Plan]] = {
+    "native": native.Plan,
+    "numpy": reference.Plan,
+}
+
+
+def positional(*, kw_only: Literal[False] = False) -> Any:
+    """Mark the field that is given by position."""
+    return kw_only
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
+class Engine:
+    """The machinery under `Optimizer`. The fields of its subclasses are arguments of their constructors."""
+
+    _fields: ClassVar[dict[str, Hyperparameter]] = {}
+
+    __signature__: ClassVar[Signature]
+
+    update: ClassVar[Kernel]
+    """The rule: one elementwise formula."""
+
+    scalars: ClassVar[Mapping[str, float]] = {}
+    """State that is one number for a group, with its first value."""
+
+    def __init_subclass__(cls) -> None:
+        own = declared(cls)
+        cls._fields = {**own, **{name: field for name, field in cls._fields.items() if name not in own}}
+        for name, field in own.items():
+            setattr(cls, name, field)
+        cls.__signature__ = Signature(
+            [Parameter("params", Parameter.POSITIONAL_OR_KEYWORD)]
+            + [
+                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default)
+                for field in cls._fields.values()
+            ]
+            + [Parameter("backend", Parameter.KEYWORD_ONLY, default="native")]
+        )
+
+    def __init__(
+        self, params: Params, *, backend: Literal["native", "numpy"] = "native", **hyperparameters: Any
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
+        self.params, self.backend = params, backend
+        self._t = 0
+        self._structure = Groups(params)
+        self.groups = [
+            Group(tree, {**hyperparameters, **options}, self._fields, self.kernel, dict(self.scalars))
+            for tree, options in zip(self._structure.trees, self._structure.options, strict=True)
+        ]
+        group_of = [i for i, leaves in enumerate(self._structure.leaves) for _ in leaves]
+        self.tensors = Tensors(
+            self._structure.names,
+            [p for leaves in self._structure.leaves for p in leaves],
+            state_of=lambda i, p: self._initial_state(self.groups[group_of[i]], p),
+        )
+        self.state: Any = MappingProxyType(
+            self._structure.tree([MappingProxyType(slots) for slots in self.tensors.slots])
+        )
+        """The state arrays by slot, live, keyed like the parameters."""
+        self._plan = BACKENDS[backend](
+            [group.kernel for group in self.groups],
+            [
+                (i, p, list(slots.values()))
+                for i, p, slots in zip(group_of, self.tensors.dense, self.tensors.slots, strict=True)
+            ],
+        )
+
+    # What a rule says about itself.
+
+    def kernel(self, h: SimpleNamespace) -> Kernel:
+        """The elementwise update that the hyperparameters `h` choose; they decide which state there is."""
+        del h
+        return self.update
+
+    def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
+        """The first value of each slot that does not start at zero."""
+        del h
+        return {}
+
+    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
+        """The scalars after this step."""
+        del h, t, loss
+        return {}
+
+    def coefficients(self, h: At, t: int) -> dict[str, float]:
+        """All that depends on the step alone, in the order of the fields of the C++ struct."""
+        raise NotImplementedError
+
+    # What a user does with it.
+
+    @property
+    def t(self) -> int:
+        """The number of steps done."""
+        return self._t
+
+    def step(self, grads: Any, *, scale: float = 1.0, loss: float | None = None) -> None:
+        """Update the parameters in place.
+
+        `grads` has the structure of the parameters: arrays of the same shapes and dtypes. A None skips its
+        parameter. With groups it is one item a group, or one structure over all their parameters. Every
+        gradient is multiplied by `scale`; `loss` is the loss at the parameters, for rules that need it. After
+        an error (TypeError, ValueError) nothing has changed.
+        """
+        t = self._t + 1
+        scale = _finite("scale", scale)
+        loss = None if loss is None else _finite("loss", loss)
+        gradients = self._structure.gradients(grads)
+        rows, scalars = [], []
+        for group in self.groups:
+            h = group.at(t)
+            scalars.append(self.advance(h, t, loss))
+            vars(h).update(scalars[-1])
+            rows.append((_prologue(h, scale), self.coefficients(h, t)))
+        while odd := self._plan.pin(gradients):
+            for i in odd:
+                gradients[i] = self.tensors.conform(i, gradients[i])
+        self.tensors.check_apart(gradients)
+        self.tensors.gather()
+        self._plan.run(rows)
+        self.tensors.scatter()
+        for group, values in zip(self.groups, scalars, strict=True):
+            group.scalars.update(values)
+        self._t = t
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that a step depends on beside parameters and gradients. Schedules are left out."""
+        return checkpoint.save(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict()` was taken. A schedule stays where the checkpoint had one.
+
+        Raises ValueError or TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes
+        agree.
+        """
+        self._t = checkpoint.load(self, state_dict)
+
+    def __repr__(self) -> str:
+        name, tensors = type(self).__name__, len(self.tensors.names)
+        return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
+
+    def _initial_state(self, group: Group, p: Array) -> dict[str, Array]:
+        state = {slot: np.zeros_like(p, subok=False) for slot in group.kernel.slots}
+        for slot, value in self.initial(group).items():
+            if value != 0:
+                state[slot][...] = value
+        return state
+
+
+class Optimizer(Engine):
+    """The base of every rule, with the options that all of them have.
+
+    Before the rule, the gradient becomes ``g = ±scale·g + l2·p + l1·sign(p)`` (coupled decay; minus with
+    `maximize`) and the parameter ``p = p·(1 - lr·weight_decay)`` (decoupled decay).
+
+    `params` is an array, a sequence or mapping of arrays, or a list of groups, each a mapping with
+    ``"params"`` and the hyperparameters that differ for it. The arrays are float32 or float64, of any shape,
+    and are updated in place; state has their dtype. Every number may be a callable of the step t = 1, 2, …
+    instead. ``backend="numpy"`` runs the rule's formula in NumPy; both backends give the same bits.
+
+    Raises TypeError or ValueError, naming the tensor or hyperparameter, for what cannot be optimized.
+    """
+
+    params: Params = positional(kw_only=False)
+    backend: Literal["native", "numpy"] = "native"
+
+    lr: Nonnegative = 1e-3
+    l1: Nonnegative = 0.0
+    l2: Nonnegative = 0.0
+    weight_decay: Nonnegative = 0.0
+    maximize: bool = False
+
+
+def _prologue(h: At, scale: float) -> dict[str, float]:
+    return {
+        "scale": -scale if h.maximize else scale,
+        "keep": 1 - h.lr * h.weight_decay,
+        "l2": h.l2,
+        "l1": h.l1,
+    }
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)

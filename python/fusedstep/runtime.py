@@ -1,0 +1,102 @@
+"""What runs where: instruction set and threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from operator import index
+from pathlib import Path
+from typing import Any
+
+from . import _core
+
+
+def use_isa(name: str) -> None:
+    """Run the kernels compiled for this instruction set; results do not depend on it.
+
+    At import the environment variable FUSEDSTEP_ISA does the same; without it, the fastest one runs.
+    Raises ValueError for a name that is not among ``info()["isas"]``.
+    """
+    _core.use_isa(name)
+
+
+def set_num_threads(n: int) -> None:
+    """Use up to `n` threads for a step; results do not depend on it. Raises TypeError or ValueError below 1.
+
+    At import it is FUSEDSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may
+    use. After fork() the child runs serially.
+    """
+    n = index(n)
+    if not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"the number of threads must be from 1 to {MAX_THREADS}, got {n}")
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The number of threads that a step may use."""
+    return _core.num_threads()
+
+
+def info() -> dict[str, Any]:
+    """What is running.
+
+    version; isa, the instruction set in use; isas, those that this build has and this processor supports;
+    num_threads; openmp, whether the build can use more than one.
+    """
+    return {
+        "version": _core.version,
+        "isa": _core.isa(),
+        "isas": _core.isas(),
+        "num_threads": _core.num_threads(),
+        "openmp": _core.openmp,
+    }
+
+
+MAX_THREADS = 1024
+
+
+def _configure() -> None:
+    """Take instruction set and threads from the environment."""
+    if isa := os.environ.get("FUSEDSTEP_ISA"):
+        try:
+            use_isa(isa)
+        except ValueError as error:
+            raise ValueError(f"FUSEDSTEP_ISA: {error}") from None
+    if threads := os.environ.get("FUSEDSTEP_NUM_THREADS"):
+        try:
+            set_num_threads(int(threads))
+        except ValueError:
+            raise ValueError(
+                f"FUSEDSTEP_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {threads!r}"
+            ) from None
+    else:
+        set_num_threads(min(_openmp_threads() or _processors(), MAX_THREADS))
+
+
+def _openmp_threads() -> int | None:
+    """The outermost level of OMP_NUM_THREADS ("4" or "4,2"); None where it is not one."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(int(first), 1) if first.isdecimal() else None
+
+
+def _processors() -> int:
+    """The processors of the affinity mask, or fewer if the control group's quota is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors' worth of time that the control group grants, version 2 or 1; None where unlimited."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    return None if quota in {"max", "-1"} else int(quota) / int(period)
+
+
+_configure()

@@ -1,0 +1,123 @@
+"""The structures that parameters and gradients come in."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Tree: TypeAlias = np.ndarray[Any, Any] | Iterable[Any] | Mapping[Any, Any]
+Params: TypeAlias = Tree
+"""An array, a sequence of arrays, a mapping of names to arrays, or a list of groups: mappings with
+``"params"`` in any of these forms, and the hyperparameters that differ from the others'."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One level: `kind` is the type of container, `names` are its keys or positions."""
+
+    kind: type
+    names: tuple[Hashable, ...]
+
+    @classmethod
+    def of(cls, tree: Any, start: int = 0) -> tuple[Structure, list[Any]]:
+        """The structure of `tree`, its positions counted from `start`, and its leaves."""
+        if isinstance(tree, Mapping):
+            return cls(Mapping, tuple(tree)), list(tree.values())
+        leaves = [tree] if isinstance(tree, np.ndarray) else list(tree)
+        kind = np.ndarray if isinstance(tree, np.ndarray) else Sequence
+        return cls(kind, tuple(range(start, start + len(leaves)))), leaves
+
+    def fits(self, tree: Any) -> bool:
+        """Whether `tree` is the same kind of container."""
+        if self.kind is np.ndarray:
+            return tree is None or isinstance(tree, np.ndarray)
+        return isinstance(tree, self.kind) and not isinstance(tree, np.ndarray)
+
+    def leaves(self, tree: Any) -> list[Any]:
+        """The leaves of `tree` in this structure's order; an error if it differs from this structure."""
+        if not self.fits(tree):
+            kinds = {np.ndarray: "an array", Sequence: "a sequence", Mapping: "a mapping"}
+            raise TypeError(
+                f"gradients must be {kinds[self.kind]}, like the parameters, not {type(tree).__name__}"
+            )
+        if self.kind is np.ndarray:
+            return [tree]
+        found = len(tree)
+        if self.kind is Mapping:
+            try:
+                leaves = [tree[name] for name in self.names]
+            except KeyError as missing:
+                raise ValueError(
+                    f"no gradient for parameter {missing.args[0]!r} (None would skip it)"
+                ) from None
+            if found > len(leaves):
+                extra = next(name for name in tree if name not in self.names)
+                raise ValueError(f"gradient {extra!r} belongs to no parameter")
+            return leaves
+        if found < len(self.names):
+            raise ValueError(f"no gradient for parameter {self.names[found]!r} (None would skip it)")
+        if found > len(self.names):
+            raise ValueError(
+                f"gradient {len(self.names)} belongs to no parameter: there are {len(self.names)}"
+            )
+        return list(tree)
+
+    def tree(self, leaves: list[Any]) -> Any:
+        """The leaves as a mapping by name; an only array's leaf alone."""
+        return leaves[0] if self.kind is np.ndarray else dict(zip(self.names, leaves, strict=True))
+
+
+class Groups:
+    """The structure of all parameters: names over all groups, and how gradients may be given for them."""
+
+    def __init__(self, params: Any) -> None:
+        """Read `params` into `options`, `trees` and `leaves`, each one a group, and `names` over all."""
+        if not isinstance(params, Mapping | np.ndarray):
+            params = list(params)
+        self._grouped = (
+            isinstance(params, list)
+            and bool(params)
+            and all(isinstance(group, Mapping) and "params" in group for group in params)
+        )
+        groups = params if self._grouped else [{"params": params}]
+        self.options = [{key: group[key] for key in group if key != "params"} for group in groups]
+        self.trees = [group["params"] for group in groups]
+        self._structures: list[Structure] = []
+        self.leaves: list[list[Any]] = []
+        self.names: list[Hashable] = []
+        for tree in self.trees:
+            structure, leaves = Structure.of(tree, start=len(self.names))
+            self._structures.append(structure)
+            self.leaves.append(leaves)
+            self.names.extend(structure.names)
+        if not self.names:
+            raise ValueError("there are no parameters")
+        repeated = {name for name in self.names if self.names.count(name) > 1} if self._grouped else set()
+        if repeated:
+            raise ValueError(f"parameter {repeated.pop()!r} is in two groups")
+        mappings = {structure.kind is Mapping for structure in self._structures}
+        self._flat = (
+            self._structures[0]
+            if not self._grouped
+            else Structure(Mapping if mappings == {True} else Sequence, tuple(self.names))
+        )
+
+    def gradients(self, grads: Any) -> list[Any]:
+        """The gradients in the order of `names`, given over all parameters at once or one tree a group."""
+        if self._grouped and isinstance(grads, list | tuple) and len(grads) == len(self._structures):
+            trees = [tree["params"] if _is_group(tree) else tree for tree in grads]
+            pairs = list(zip(self._structures, trees, strict=True))
+            if all(structure.fits(tree) for structure, tree in pairs):
+                return [leaf for structure, tree in pairs for leaf in structure.leaves(tree)]
+        return self._flat.leaves(grads)
+
+    def tree(self, leaves: list[Any]) -> Any:
+        """One leaf for each parameter, keyed as the parameters are."""
+        return self._flat.tree(leaves)
+
+
+def _is_group(tree: Any) -> bool:
+    return isinstance(tree, Mapping) and tree.keys() == {"params"}

@@ -1,0 +1,145 @@
+"""Adaptive moments. The counterpart of cpp/rules/adam.hpp."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+
+from ..hyperparameters import At, AtLeastOne, Decay, Finite, Nonnegative
+from ..kernel import Array, Coefficients, Kernel, kernel
+from ..optimizer import Optimizer
+
+__all__ = ["Adam", "AdamW", "Eve", "RAdam"]
+
+
+class Adam(Optimizer):
+    """Adam. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1.
+
+    ``m ← beta1·m + (1 - beta1)·g;  v ← beta2·v + (1 - beta2)·g²;
+    p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 - beta2ᵗ)) + eps)``. State: m and v, the means of g and g².
+
+    lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
+    amsgrad: divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False.
+    bias_correction: default True; False is the short form ``p ← p - lr·m / (√v + eps)``.
+    eps_hat: the paper's section 2 form ``p ← p - lr·√(1 - beta2ᵗ) / (1 - beta1ᵗ)·m / (√v + eps)``, used by
+    Keras, scikit-learn and ONNX, default False. Further options and errors: see `Optimizer`.
+    """
+
+    lr: Nonnegative = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Nonnegative = 1e-8
+    amsgrad: bool = False
+    bias_correction: bool = True
+    eps_hat: bool = False
+
+    @kernel("Adam")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
+
+    @kernel("AMSGrad")
+    @staticmethod
+    def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        vmax[...] = np.maximum(vmax, v)
+        p[...] = p - c.step * m / (np.sqrt(vmax) * c.root + c.eps)
+
+    def kernel(self, h: SimpleNamespace) -> Kernel:
+        return self.update_amsgrad if h.amsgrad else self.update
+
+    def coefficients(self, h: At, t: int) -> dict[str, float]:
+        step, root = h.lr, 1.0
+        if h.bias_correction:
+            step = h.lr / (1 - h.beta1**t)
+            root = 1 / math.sqrt(1 - h.beta2**t)
+            if h.eps_hat:
+                step, root = step / root, 1.0
+        return _moments(h) | {"step": step, "root": root, "eps": h.eps}
+
+
+class AdamW(Adam):
+    """AdamW: Adam with decoupled weight decay. Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
+
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. State: m and v.
+
+    weight_decay: default 0.01. All else as for `Adam`.
+    """
+
+    weight_decay: Nonnegative = 0.01
+
+
+class RAdam(Optimizer):
+    """Rectified Adam. Liu et al. 2020, arXiv:1908.03265, Algorithm 2, with eps as in torch.
+
+    m and v as in `Adam`. With ``ρ∞ = 2/(1 - beta2) - 1`` and ``ρ = ρ∞ - 2t·beta2ᵗ/(1 - beta2ᵗ)``: where ρ >
+    5, ``p ← p - lr·r·m/(1 - beta1ᵗ)·√(1 - beta2ᵗ)/(√v + eps)``, ``r = √((ρ-4)(ρ-2)ρ∞ / ((ρ∞-4)(ρ∞-2)ρ))``;
+    before that ``p ← p - lr·m/(1 - beta1ᵗ)``. State: m and v, the means of g and g².
+
+    lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
+    Further options and errors: see `Optimizer`.
+    """
+
+    lr: Nonnegative = 1e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Nonnegative = 1e-8
+
+    @kernel("RAdam")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        p[...] = p - c.step * m / (np.sqrt(v) + c.eps if c.rectified else 1)
+
+    def coefficients(self, h: At, t: int) -> dict[str, float]:
+        correction1, correction2 = 1 - h.beta1**t, 1 - h.beta2**t
+        limit = 2 / (1 - h.beta2) - 1
+        rho = limit - 2 * t * h.beta2**t / correction2
+        step = h.lr / correction1
+        if rho > 5:
+            step *= math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho) * correction2)
+        return _moments(h) | {"step": step, "rectified": float(rho > 5), "eps": h.eps}
+
+
+class Eve(Adam):
+    """Eve: Adam whose step size follows the loss. Hayashi, Koushik & Neubig, arXiv:1611.01505, Algorithm 1.
+
+    `Adam` with ``lr/d``; d = 1 at the first step, then, with the losses f of this step and the one before,
+    ``d̂ = clip(|f - f_before| / (min(f, f_before) - f_star), 1/c, c);  d ← beta3·d + (1 - beta3)·d̂``.
+    State: m and v; d and f, one number a group. Every step needs its loss: ``step(grads, loss=f)``.
+
+    beta3: in [0, 1), default 0.999. c: at least 1, default 10. f_star: what the loss never goes below,
+    default 0. All else as for `Adam`. Raises ValueError for a step without a loss, or with one below f_star.
+    """
+
+    beta3: Decay = 0.999
+    c: AtLeastOne = 10.0
+    f_star: Finite = 0.0
+    scalars: ClassVar = {"d": 1.0, "f": 0.0}
+
+    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
+        if loss is None:
+            raise ValueError("Eve needs the loss: step(grads, loss=...)")
+        if loss < h.f_star:
+            raise ValueError(f"loss {loss} is below f_star = {h.f_star}")
+        if t == 1:
+            return {"d": 1.0, "f": loss}
+        change, height = abs(loss - h.f), min(loss, h.f) - h.f_star
+        ratio = change / height if height > 0 else math.inf if change > 0 else 0.0
+        return {"d": h.beta3 * h.d + (1 - h.beta3) * min(max(ratio, 1 / h.c), h.c), "f": loss}
+
+    def coefficients(self, h: At, t: int) -> dict[str, float]:
+        c = super().coefficients(h, t)
+        c["step"] /= h.d
+        return c
+
+
+def _moments(h: At) -> dict[str, float]:
+    return {"beta1": h.beta1, "gain1": 1 - h.beta1, "beta2": h.beta2, "gain2": 1 - h.beta2}

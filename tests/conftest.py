@@ -1,0 +1,18 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import fusedstep as fs
+
+
+@pytest.fixture(autouse=True)
+def _restored_runtime() -> Iterator[None]:
+    """Leave instruction set and threads as they were."""
+    isa, threads = fs.info()["isa"], fs.get_num_threads()
+    yield
+    fs.use_isa(isa)
+    fs.set_num_threads(threads)

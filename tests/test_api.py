@@ -1,0 +1,266 @@
+"""The ways to give parameters, gradients and hyperparameters, and what comes back."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import pickle
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import fusedstep as fs
+
+Array = np.ndarray[Any, Any]
+
+BACKENDS = ["native", "numpy"]
+SCHEDULE = {1: 0.5, 2: 0.9, 3: 0.95, 4: 0.99}
+
+
+def arrays(*shapes: int, seed: int = 0) -> list[Array]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+def stepped(rule: str, p: Array, g: Array, **options: Any) -> Array:
+    """p after one step of its own."""
+    q = p.copy()
+    fs.rules[rule](q, **options).step(g, loss=1.0)
+    return q
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_array(backend: Any) -> None:
+    (p,), (g,) = arrays(5), arrays(5, seed=1)
+    q = stepped("Adam", p, g)
+    opt = fs.Adam(p, backend=backend)
+    opt.step(g)
+    assert np.array_equal(p, q)
+    assert opt.state["m"].shape == p.shape
+
+
+@pytest.mark.parametrize("container", [list, tuple, iter])
+def test_sequence(backend: Any, container: Any) -> None:
+    p, g = arrays(5, 7), arrays(5, 7, seed=1)
+    q = [stepped("Adam", a, b) for a, b in zip(p, g, strict=True)]
+    opt = fs.Adam(container(p), backend=backend)
+    opt.step(tuple(g))
+    assert all(map(np.array_equal, p, q))
+    assert opt.state[1]["v"].shape == (7,)
+
+
+def test_mapping_in_any_order(backend: Any) -> None:
+    p, g = arrays(5, 7), arrays(5, 7, seed=1)
+    q = [stepped("Adam", a, b) for a, b in zip(p, g, strict=True)]
+    opt = fs.Adam({"w": p[0], "b": p[1]}, backend=backend)
+    opt.step({"b": g[1], "w": g[0]})
+    assert all(map(np.array_equal, p, q))
+    assert opt.state["b"]["m"].shape == (7,)
+
+
+GRADIENTS_OF_GROUPS = [
+    lambda a, b, c: {"a": a, "b": b, "c": c},
+    lambda a, b, c: [{"a": a, "b": b}, {"c": c}],
+    lambda a, b, c: [{"params": {"a": a, "b": b}}, {"params": {"c": c}}],
+]
+
+
+@pytest.mark.parametrize("form", GRADIENTS_OF_GROUPS)
+def test_groups_of_mappings(backend: Any, form: Any) -> None:
+    p, g = arrays(5, 7, 9), arrays(5, 7, 9, seed=1)
+    q = [stepped("AdamW", p[i], g[i], weight_decay=0.1) for i in (0, 1)]
+    q += [stepped("AdamW", p[2], g[2], weight_decay=0.0)]
+    groups = [{"params": {"a": p[0], "b": p[1]}}, {"params": {"c": p[2]}, "weight_decay": 0.0}]
+    opt = fs.AdamW(groups, weight_decay=0.1, backend=backend)
+    opt.step(form(*g))
+    assert all(map(np.array_equal, p, q))
+    assert opt.state["c"]["m"].shape == (9,)
+    assert opt.groups[1]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("form", [lambda a, b, c: [a, b, c], lambda a, b, c: [[a, b], c]])
+def test_groups_of_sequences(backend: Any, form: Any) -> None:
+    p, g = arrays(5, 7, 9), arrays(5, 7, 9, seed=1)
+    q = [stepped("SGD", p[i], g[i], lr=lr) for i, lr in enumerate([0.1, 0.1, 0.2])]
+    opt = fs.SGD([{"params": p[:2]}, {"params": p[2], "lr": 0.2}], lr=0.1, backend=backend)
+    opt.step(form(*g))
+    assert all(map(np.array_equal, p, q))
+    assert list(opt.state) == [0, 1, 2]
+
+
+def test_groups_may_need_different_state(backend: Any) -> None:
+    p, g = arrays(5, 7), arrays(5, 7, seed=1)
+    q = [stepped("Adam", p[0], g[0]), stepped("Adam", p[1], g[1], amsgrad=True)]
+    opt = fs.Adam([{"params": [p[0]]}, {"params": [p[1]], "amsgrad": True}], backend=backend)
+    opt.step(g)
+    assert all(map(np.array_equal, p, q))
+    assert [list(slots) for slots in opt.state.values()] == [["m", "v"], ["m", "v", "vmax"]]
+
+
+def test_none_skips_a_parameter(backend: Any) -> None:
+    p, g = arrays(5, 7), arrays(5, 7, seed=1)
+    before = [a.copy() for a in p]
+    opt = fs.Adam(p, backend=backend)
+    opt.step([None, g[1]])
+    assert np.array_equal(p[0], before[0])
+    assert not opt.state[0]["m"].any()
+    assert np.array_equal(p[1], stepped("Adam", before[1], g[1]))
+    assert opt.t == 1
+
+
+def test_nothing_to_do(backend: Any) -> None:
+    p = np.ones(3)
+    opt = fs.Adam(p, backend=backend)
+    opt.step(None)
+    assert opt.t == 1
+    assert (p == 1).all()
+
+
+def test_state_is_live(backend: Any) -> None:
+    p, g = np.zeros(3), np.ones(3)
+    opt = fs.Momentum({"w": p}, lr=0.1, momentum=0.5, backend=backend)
+    opt.state["w"]["v"][...] = 8.0
+    opt.step({"w": g})
+    assert np.array_equal(p, np.full(3, 0.5 * 8.0 - 0.1 * 1.0))
+    with pytest.raises(TypeError):
+        opt.state["w"]["v"] = p
+
+
+def test_hyperparameters_between_steps(backend: Any) -> None:
+    p = np.zeros(1)
+    opt = fs.SGD([{"params": [p]}], lr=1.0, backend=backend)
+    opt.step([np.ones(1)])
+    assert opt.lr == 1.0
+    opt.lr = 0.25
+    opt.step([np.ones(1)])
+    assert opt.lr == opt.groups[0]["lr"] == 0.25
+    opt.groups[0]["lr"] = 0.5
+    opt.step([np.ones(1)])
+    assert p[0] == -1.75
+    opt.lr = float
+    opt.step([np.ones(1)])
+    assert p[0] == -5.75
+
+
+def test_groups_that_differ_have_no_common_value() -> None:
+    opt = fs.SGD([{"params": [np.zeros(1)]}, {"params": [np.zeros(1)], "lr": 0.2}], lr=0.1)
+    with pytest.raises(ValueError, match=r"groups differ in lr"):
+        _ = opt.lr
+    opt.lr = 0.3
+    assert [group["lr"] for group in opt.groups] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "l2"])
+def test_schedule_of_a_number(backend: Any, name: str) -> None:
+    """A schedule does what setting the number before each step does."""
+    p, q = np.ones(4), np.ones(4)
+    options: dict[str, Any] = {name: lambda t: 0.1 / t}
+    scheduled = fs.AdamW(p, **options, backend=backend)
+    by_hand = fs.AdamW(q, backend=backend)
+    for t in range(1, 5):
+        setattr(by_hand, name, 0.1 / t)
+        for opt in (scheduled, by_hand):
+            opt.step(np.full(4, 0.5))
+    assert np.array_equal(p, q)
+
+
+def test_momentum_schedule(backend: Any) -> None:
+    p, v, x = np.ones(1), 0.0, 1.0
+    opt = fs.Momentum(p, lr=0.1, momentum=SCHEDULE.__getitem__, backend=backend)
+    for momentum in SCHEDULE.values():
+        opt.step(np.ones(1))
+        v = momentum * v - 0.1
+        x += v
+        assert p[0] == x
+
+
+def test_scale_multiplies_gradients(backend: Any) -> None:
+    p, g = arrays(9)[0], arrays(9, seed=1)[0]
+    q = stepped("Adam", p, g / 1024)
+    fs.Adam(p, backend=backend).step(g, scale=1 / 1024)
+    assert np.array_equal(p, q)
+
+
+def test_maximize_negates_gradients(backend: Any) -> None:
+    p, g = arrays(9)[0], arrays(9, seed=1)[0]
+    q = stepped("Adam", p, -g, weight_decay=0.1, l2=0.1)
+    fs.Adam(p, maximize=True, weight_decay=0.1, l2=0.1, backend=backend).step(g)
+    assert np.array_equal(p, q)
+
+
+@pytest.mark.parametrize(("saving", "loading"), list(itertools.product(BACKENDS, BACKENDS)))
+@pytest.mark.parametrize("rule", fs.rules)
+def test_resumption_is_exact(rule: str, saving: Any, loading: Any) -> None:
+    """A run that is pickled in the middle and goes on elsewhere ends in the same bits."""
+    grads = [arrays(50, 60, seed=t) for t in range(1, 9)]
+
+    def make(p: list[Array], backend: Any) -> fs.Optimizer:
+        groups = [{"params": {"w": p[0]}}, {"params": {"b": p[1]}, "l2": 0.1}]
+        return fs.rules[rule](groups, lr=lambda t: 0.1 / t, backend=backend)
+
+    def run(opt: fs.Optimizer, part: list[list[Array]]) -> None:
+        for g in part:
+            opt.step([{"w": g[0]}, {"b": g[1]}], loss=float(abs(g[0][0])))
+
+    unbroken = arrays(50, 60)
+    run(make(unbroken, saving), grads)
+
+    p = arrays(50, 60)
+    first = make(p, saving)
+    run(first, grads[:5])
+    saved = pickle.loads(pickle.dumps(first.state_dict()))
+    run(first, grads[:1])  # the checkpoint does not follow
+    resumed = arrays(50, 60)
+    run(make(resumed, saving), grads[:5])
+    second = make(resumed, loading)
+    second.load_state_dict(saved)
+    assert second.t == 5
+    run(second, grads[5:])
+    assert all(map(np.array_equal, resumed, unbroken))
+
+
+def test_state_dict_carries_hyperparameters() -> None:
+    first = fs.Adam(np.zeros(3), lr=0.5, beta1=0.8, eps=lambda t: 1.0 / t)
+    second = fs.Adam(np.zeros(3), eps=0.25)
+    second.load_state_dict(first.state_dict())
+    assert (second.lr, second.beta1, second.eps) == (0.5, 0.8, 0.25)
+
+
+@pytest.mark.parametrize("rule", fs.rules)
+def test_signature_and_docstring(rule: str) -> None:
+    """Every hyperparameter is a keyword with its default, and is in the docstring with it."""
+    cls = fs.rules[rule]
+    parameters = inspect.signature(cls).parameters
+    assert next(iter(parameters)) == "params"
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "params")
+    for name, field in cls._fields.items():
+        assert getattr(cls, name) == parameters[name].default == field.default
+        documented = [
+            base.__doc__ or "" for base in cls.__mro__ if name in vars(base).get("__annotations__", {})
+        ]
+        assert name in documented[0]
+    assert cls.__doc__ is not None
+    assert "State" in cls.__doc__ or "No state" in cls.__doc__
+
+
+def test_every_rule_is_exported() -> None:
+    notes = [
+        "SGD",
+        "Momentum",
+        "EMAMomentum",
+        "Nesterov",
+        "Adagrad",
+        "RMSProp",
+        "Adam",
+        "AdamW",
+        "RAdam",
+        "Eve",
+    ]
+    assert list(fs.rules) == notes
+    assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())
+    assert get_args(inspect.get_annotations(fs.Optimizer, eval_str=True)["backend"]) == ("native", "numpy")

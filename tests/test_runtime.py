@@ -1,0 +1,196 @@
+"""Instruction sets, threads, fork, and what importing does."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusedstep as fs
+from fusedstep import _core, runtime
+
+ISAS = {"x86_64": ["x86-64", "x86-64-v3", "x86-64-v4"], "aarch64": ["aarch64"], "arm64": ["aarch64"]}
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FUSEDSTEP_", "OMP_"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def printed(code: str, **environment: str) -> str:
+    result = run(f"import fusedstep as fs\n{code}", **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_info() -> None:
+    info = fs.info()
+    assert {"version", "isa", "isas", "num_threads", "openmp"} <= info.keys()
+    assert info["version"] == fs.__version__ == metadata.version("fusedstep")
+    assert info["isas"] == ISAS.get(platform.machine(), info["isas"])[: len(info["isas"])]
+    assert info["isa"] in info["isas"]
+    assert info["num_threads"] == fs.get_num_threads() >= 1
+    assert isinstance(info["openmp"], bool)
+
+
+@pytest.mark.parametrize("isa", fs.info()["isas"])
+def test_isa_can_be_forced(isa: str) -> None:
+    fs.use_isa(isa)
+    assert fs.info()["isa"] == isa
+    assert printed("print(fs.info()['isa'])", FUSEDSTEP_ISA=isa) == isa
+
+
+def test_the_fastest_isa_is_the_default() -> None:
+    assert printed("print(fs.info()['isa'])") == fs.info()["isas"][-1]
+
+
+def test_unknown_isa() -> None:
+    before = fs.info()["isa"]
+    with pytest.raises(ValueError, match=r"unknown instruction set 'avx9000'; this build has "):
+        fs.use_isa("avx9000")
+    assert fs.info()["isa"] == before
+    result = run("import fusedstep", FUSEDSTEP_ISA="avx9000")
+    assert result.returncode != 0
+    assert "FUSEDSTEP_ISA: unknown instruction set 'avx9000'" in result.stderr
+
+
+def test_every_isa_has_every_kernel() -> None:
+    kernels = []
+    for isa in fs.info()["isas"]:
+        fs.use_isa(isa)
+        kernels.append(_core.kernels())
+    assert all(table == kernels[0] for table in kernels)
+
+
+def test_set_num_threads() -> None:
+    fs.set_num_threads(3)
+    assert fs.get_num_threads() == (3 if fs.info()["openmp"] else 1)
+    for wrong in (0, -1, 10**6):
+        with pytest.raises(ValueError, match=r"number of threads must be from 1 to"):
+            fs.set_num_threads(wrong)
+    with pytest.raises(TypeError):
+        fs.set_num_threads(2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not fs.info()["openmp"], reason="built without OpenMP")
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"FUSEDSTEP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"FUSEDSTEP_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+    ],
+)
+def test_threads_from_the_environment(environment: dict[str, str], threads: int) -> None:
+    assert printed("print(fs.get_num_threads())", **environment) == str(threads)
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "two", "1.5"])
+def test_bad_threads_in_the_environment(value: str) -> None:
+    result = run("import fusedstep", FUSEDSTEP_NUM_THREADS=value)
+    assert result.returncode != 0
+    assert f"FUSEDSTEP_NUM_THREADS must be a number from 1 to 1024, got {value!r}" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_threads_follow_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\nimport fusedstep\n"
+    result = run(code + "print(fusedstep.get_num_threads())")
+    assert result.stdout.strip() == "1", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert runtime._cgroup_quota(tmp_path) == quota
+
+
+FORK = """
+import os, sys, numpy as np
+fs.set_num_threads(2)
+p, g = np.zeros(10**6), np.ones(10**6)
+opt = fs.SGD(p, lr=1.0)
+opt.step(g)
+child = os.fork()
+if child == 0:
+    opt.step(g)
+    fs.set_num_threads(2)
+    opt.step(g)
+    os._exit(0 if fs.get_num_threads() == 1 and (p == -3).all() else 1)
+status = os.waitpid(child, 0)[1]
+opt.step(g)
+parallel = fs.get_num_threads() == 2 or not fs.info()["openmp"]
+print(os.waitstatus_to_exitcode(status), parallel, (p == -2).all())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child_runs_serially() -> None:
+    """libgomp's pool does not survive fork(); the child must not wait for it, nor the parent notice."""
+    assert printed(FORK) == "0 True True"
+
+
+def test_gil_is_released() -> None:
+    """Another thread makes progress while a step runs."""
+    fs.set_num_threads(1)
+    p = np.zeros(20_000_000)
+    opt = fs.Adam(p)
+    opt.step(p + 1)
+    gradient = p + 1
+    worker = threading.Thread(target=opt.step, args=(gradient,))
+    worker.start()
+    turns = 0
+    while worker.is_alive():
+        turns += 1
+    assert turns > 1000
+
+
+def test_importing_changes_no_floating_point_mode() -> None:
+    assert printed("import numpy as np\nprint(np.float32(1e-38) / np.float32(1024) > 0)") == "True"
+
+
+def test_importing_needs_numpy_alone() -> None:
+    """No optional package is imported, and the package is typed."""
+    optional = {"torch", "sklearn", "matplotlib", "tqdm", "scipy"}
+    assert printed(f"import sys\nprint({optional} & set(sys.modules))") == "set()"
+    assert (Path(fs.__file__).parent / "py.typed").exists()
+    assert (Path(fs.__file__).parent / "_core.pyi").exists()
+
+
+def test_more_than_2_31_elements() -> None:
+    n = 2**31 + 5
+    if not hasattr(os, "sysconf") or os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 5 * n:
+        pytest.skip("not enough free memory")
+    places = [0, 1, 2**31 - 1, 2**31, n - 1]
+    p, g = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    g[places] = 1
+    fs.SGD(p, lr=0.5).step(g)
+    assert (p[places] == -0.5).all()
+    assert np.count_nonzero(p) == len(places)
