@@ -44,25 +44,28 @@ class PinnedPlan {
   }
 
   /// Takes a step's gradients, one for each parameter or None. Returns the positions of those that the
-  /// kernels cannot read as they are; unless that is empty, the plan is not to be run.
+  /// kernels cannot read as they are; unless there are none, run() refuses.
   std::vector<std::size_t> pin(const py::list& gradients) {
     if (gradients.size() != parameters_.size())
       throw std::invalid_argument("one gradient or None for each parameter");
+    pinned_ = false;
     std::vector<std::size_t> odd;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const py::handle g = PyList_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
       Tensor& tensor = plan_.tensors()[i];
       if (g.is_none())
         tensor.g = nullptr;
-      else if (matches(g, parameters_[i]) && is_apart(g, tensor))
+      else if (parameters_[i].writeable() && matches(g, parameters_[i]) && is_apart(g, tensor))
         tensor.g = py::reinterpret_borrow<py::array>(g).data();
       else
         odd.push_back(i);
     }
+    pinned_ = odd.empty();
     return odd;
   }
 
   void run(const py::list& rows) const {
+    if (!pinned_) throw std::logic_error("no gradients, or some that cannot be read as they are");
     const std::vector<std::size_t>& kernels = plan_.kernels();
     if (rows.size() != kernels.size()) throw std::invalid_argument("one row of coefficients for each group");
     std::vector<std::vector<double>> coefficients;
@@ -122,6 +125,7 @@ class PinnedPlan {
 
   py::object ndarray_;
   Plan plan_;
+  bool pinned_ = false;
   std::vector<py::array> parameters_;
   std::vector<std::vector<py::array>> state_;
 };

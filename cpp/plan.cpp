@@ -63,6 +63,7 @@ void Plan::run(const std::vector<std::vector<double>>& coefficients) const {
 }
 
 bool Plan::touches(const void* memory, std::size_t size) const {
+  if (size == 0) return false;
   const auto* begin = static_cast<const char*>(memory);
   const auto after =
       std::lower_bound(memory_.begin(), memory_.end(), begin + size,

@@ -129,7 +129,7 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], quota: float | None
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert runtime._cgroup_quota(tmp_path) == quota
+    assert runtime._cgroup_quota(str(tmp_path)) == quota
 
 
 FORK = """

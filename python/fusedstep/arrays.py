@@ -29,12 +29,17 @@ def check_parameter(name: Hashable, p: Any) -> None:
         raise TypeError(
             f"{label} has dtype {p.dtype.str}; it must be float32 or float64 in native byte order"
         )
-    if not p.flags.writeable:
-        raise ValueError(f"{label} is read-only")
+    check_writeable(name, p)
     if not p.flags.aligned:
         raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
     if _overlaps_itself(p):
         raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
+
+
+def check_writeable(name: Hashable, p: Array) -> None:
+    """An error if `p` is, or has become, read-only."""
+    if not p.flags.writeable:
+        raise ValueError(f"parameter {name!r} is read-only")
 
 
 class Memory:

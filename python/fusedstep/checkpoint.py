@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arrays import check_array
+from .hyperparameters import REAL, checked_number
 
 if TYPE_CHECKING:
     from .optimizer import Engine
@@ -49,28 +50,49 @@ def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
     rule = type(optimizer).__name__
     if saved["rule"] != rule:
         raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
-    if not isinstance(saved["t"], int) or saved["t"] < 0:
+    if not isinstance(saved["t"], int) or isinstance(saved["t"], bool) or saved["t"] < 0:
         raise ValueError(f"t must be a number of steps, got {saved['t']!r}")
-    if len(saved["groups"]) != len(optimizer.groups):
-        raise ValueError(f"the checkpoint has {len(saved['groups'])} groups, not {len(optimizer.groups)}")
-    for group, values in zip(optimizer.groups, saved["groups"], strict=True):
-        _same("group", values, ("hyperparameters", "scalars"))
-        _same("scalars", values["scalars"], group.scalars)
+    _check_groups(optimizer, saved["groups"])
+    _check_state(optimizer, saved["state"])
+
+
+def _check_groups(optimizer: Engine, saved: Any) -> None:
+    if not isinstance(saved, list | tuple):
+        raise TypeError(f"groups of the checkpoint must be a list, got {saved!r}")
+    if len(saved) != len(optimizer.groups):
+        raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
+    for group, values in zip(optimizer.groups, saved, strict=True):
+        _same("group of the checkpoint", values, ("hyperparameters", "scalars"))
+        _mapping("hyperparameters", values["hyperparameters"])
         for name, value in values["hyperparameters"].items():
+            if name not in group:
+                raise ValueError(f"hyperparameters: {name!r} does not belong here")
             group.check(name, value)
-    _same("state", saved["state"], optimizer.tensors.names)
+        _same("scalars", values["scalars"], group.scalars)
+        for name, value in values["scalars"].items():
+            checked_number(f"scalar {name!r}", value, REAL)
+
+
+def _check_state(optimizer: Engine, saved: Any) -> None:
+    _same("state", saved, optimizer.tensors.names)
     for name, slots in zip(optimizer.tensors.names, optimizer.tensors.slots, strict=True):
-        _same(f"state of parameter {name!r}", saved["state"][name], slots)
+        _same(f"state of parameter {name!r}", saved[name], slots)
     for name, slot, array in optimizer.tensors.state():
         label = f"state {slot!r} of parameter {name!r}"
-        value = check_array(label, saved["state"][name][slot])
+        value = check_array(label, saved[name][slot])
         if value.shape != array.shape:
             raise ValueError(f"{label} has shape {value.shape}, its parameter {array.shape}")
         if value.dtype != array.dtype:
             raise TypeError(f"{label} has dtype {value.dtype.str}, here {array.dtype.str}")
 
 
-def _same(label: str, found: Collection[Any], wanted: Collection[Any]) -> None:
+def _mapping(label: str, found: Any) -> None:
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{label} must be a mapping, got {found!r}")
+
+
+def _same(label: str, found: Any, wanted: Collection[Any]) -> None:
+    _mapping(label, found)
     for key in wanted:
         if key not in found:
             raise ValueError(f"{label}: {key!r} is missing")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import get_annotations
 from numbers import Real
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 
@@ -28,11 +28,26 @@ class Interval:
     fixed: bool = False
 
 
+REAL = Interval("(-inf, inf)", math.isfinite)
+
 Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
 Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
-Finite = Annotated[Scheduled, Interval("(-inf, inf)", math.isfinite)]
+Finite = Annotated[Scheduled, REAL]
 Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fixed=True)]
+
+
+def checked_number(label: str, value: Any, interval: Interval) -> float:
+    """`value` as a float; an error if it is no number, or out of the interval."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{label} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not interval.holds(number):
+        raise ValueError(f"{label} must be in {interval.text}, got {number}")
+    return number
 
 
 class Hyperparameter:
@@ -52,12 +67,7 @@ class Hyperparameter:
             raise TypeError(f"{label} must be True or False, got {value!r}")
         if callable(value) and not self.interval.fixed:
             return value
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{label} must be a number, got {value!r}")
-        number = float(value)
-        if not self.interval.holds(number):
-            raise ValueError(f"{label} must be in {self.interval.text}, got {number}")
-        return number
+        return checked_number(label, value, self.interval)
 
     def __get__(self, optimizer: Any, owner: type) -> Any:
         if optimizer is None:
@@ -76,13 +86,12 @@ class Hyperparameter:
 
 def declared(cls: type) -> dict[str, Hyperparameter]:
     """The hyperparameters among the annotations of `cls` itself."""
-    hints = get_type_hints(cls, include_extras=True)
     fields = {}
-    for name in get_annotations(cls):
-        if hints[name] is bool:
-            fields[name] = Hyperparameter(name, cls.__dict__[name], None)
-        elif get_origin(hints[name]) is Annotated:
-            fields[name] = Hyperparameter(name, cls.__dict__[name], get_args(hints[name])[-1])
+    for name, hint in get_annotations(cls, eval_str=True).items():
+        if hint is bool:
+            fields[name] = Hyperparameter(name, vars(cls)[name], None)
+        elif metadata := getattr(hint, "__metadata__", ()):
+            fields[name] = Hyperparameter(name, vars(cls)[name], metadata[-1])
     return fields
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from inspect import Parameter, Signature
-from numbers import Real
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from . import checkpoint, native, reference
-from .hyperparameters import At, Group, Hyperparameter, Nonnegative, declared
+from .hyperparameters import REAL, At, Group, Hyperparameter, Nonnegative, checked_number, declared
 from .kernel import Kernel
 from .structure import Groups, Params
 from .tensors import Tensors
@@ -134,8 +132,8 @@ class Engine:
         an error (TypeError, ValueError) nothing has changed.
         """
         t = self._t + 1
-        scale = _finite("scale", scale)
-        loss = None if loss is None else _finite("loss", loss)
+        scale = checked_number("scale", scale, REAL)
+        loss = None if loss is None else checked_number("loss", loss, REAL)
         gradients = self._structure.gradients(grads)
         rows, scalars = [], []
         for group in self.groups:
@@ -143,10 +141,11 @@ class Engine:
             scalars.append(self.advance(h, t, loss))
             vars(h).update(scalars[-1])
             rows.append((_prologue(h, scale), self.coefficients(h, t)))
-        while odd := self._plan.pin(gradients):
+        if odd := self._plan.pin(gradients):
             for i in odd:
                 gradients[i] = self.tensors.conform(i, gradients[i])
-        self.tensors.check_apart(gradients)
+            self._plan.pin(gradients)
+        self.tensors.check_strided(gradients)
         self.tensors.gather()
         self._plan.run(rows)
         self.tensors.scatter()
@@ -209,11 +208,3 @@ def _prologue(h: At, scale: float) -> dict[str, float]:
         "l2": h.l2,
         "l1": h.l1,
     }
-
-
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)

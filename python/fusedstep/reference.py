@@ -48,7 +48,8 @@ class Plan:
 
     def _is_plain(self, p: Array, g: Any) -> bool:
         return (
-            type(g) is np.ndarray
+            p.flags.writeable
+            and type(g) is np.ndarray
             and g.dtype == p.dtype
             and g.shape == p.shape
             and arrays.matches(p, g)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from operator import index
-from pathlib import Path
 from typing import Any
 
 from . import _core
@@ -86,15 +85,19 @@ def _processors() -> int:
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def _cgroup_quota(root: str = "/sys/fs/cgroup") -> float | None:
     """Processors' worth of time that the control group grants, version 2 or 1; None where unlimited."""
+
+    def words(name: str) -> list[str]:
+        with open(f"{root}/{name}") as file:  # noqa: PTH123  # importing pathlib would take longer than all of this
+            return file.read().split()
+
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = words("cpu.max")
     except (OSError, ValueError):
         try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
+            quota, period = words("cpu/cpu.cfs_quota_us") + words("cpu/cpu.cfs_period_us")
+        except (OSError, ValueError):
             return None
     return None if quota in {"max", "-1"} else int(quota) / int(period)
 

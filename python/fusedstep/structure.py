@@ -20,15 +20,18 @@ class Structure:
 
     kind: type
     names: tuple[Hashable, ...]
+    start: int = 0  # the position of the first leaf among all groups
 
     @classmethod
     def of(cls, tree: Any, start: int = 0) -> tuple[Structure, list[Any]]:
         """The structure of `tree`, its positions counted from `start`, and its leaves."""
         if isinstance(tree, Mapping):
             return cls(Mapping, tuple(tree)), list(tree.values())
+        if not isinstance(tree, Iterable):
+            raise TypeError(f"params must be an array, a sequence or a mapping, not {type(tree).__name__}")
         leaves = [tree] if isinstance(tree, np.ndarray) else list(tree)
         kind = np.ndarray if isinstance(tree, np.ndarray) else Sequence
-        return cls(kind, tuple(range(start, start + len(leaves)))), leaves
+        return cls(kind, tuple(range(start, start + len(leaves))), start), leaves
 
     def fits(self, tree: Any) -> bool:
         """Whether `tree` is the same kind of container."""
@@ -60,9 +63,8 @@ class Structure:
         if found < len(self.names):
             raise ValueError(f"no gradient for parameter {self.names[found]!r} (None would skip it)")
         if found > len(self.names):
-            raise ValueError(
-                f"gradient {len(self.names)} belongs to no parameter: there are {len(self.names)}"
-            )
+            extra = self.start + len(self.names)
+            raise ValueError(f"gradient {extra} belongs to no parameter")
         return list(tree)
 
     def tree(self, leaves: list[Any]) -> Any:
@@ -75,14 +77,13 @@ class Groups:
 
     def __init__(self, params: Any) -> None:
         """Read `params` into `options`, `trees` and `leaves`, each one a group, and `names` over all."""
-        if not isinstance(params, Mapping | np.ndarray):
+        if isinstance(params, Iterable) and not isinstance(params, Mapping | np.ndarray):
             params = list(params)
-        self._grouped = (
-            isinstance(params, list)
-            and bool(params)
-            and all(isinstance(group, Mapping) and "params" in group for group in params)
-        )
+        self._grouped = isinstance(params, list) and any(_is_group(item) for item in params)
         groups = params if self._grouped else [{"params": params}]
+        for i, group in enumerate(groups):
+            if not _is_group(group):
+                raise TypeError(f"group {i} must be a mapping with 'params', got {type(group).__name__}")
         self.options = [{key: group[key] for key in group if key != "params"} for group in groups]
         self.trees = [group["params"] for group in groups]
         self._structures: list[Structure] = []
@@ -95,9 +96,11 @@ class Groups:
             self.names.extend(structure.names)
         if not self.names:
             raise ValueError("there are no parameters")
-        repeated = {name for name in self.names if self.names.count(name) > 1} if self._grouped else set()
-        if repeated:
-            raise ValueError(f"parameter {repeated.pop()!r} is in two groups")
+        seen = set()
+        for name in self.names:
+            if name in seen:
+                raise ValueError(f"parameter {name!r} is in two groups")
+            seen.add(name)
         mappings = {structure.kind is Mapping for structure in self._structures}
         self._flat = (
             self._structures[0]
@@ -108,7 +111,7 @@ class Groups:
     def gradients(self, grads: Any) -> list[Any]:
         """The gradients in the order of `names`, given over all parameters at once or one tree a group."""
         if self._grouped and isinstance(grads, list | tuple) and len(grads) == len(self._structures):
-            trees = [tree["params"] if _is_group(tree) else tree for tree in grads]
+            trees = [tree["params"] if _is_group(tree) and len(tree) == 1 else tree for tree in grads]
             pairs = list(zip(self._structures, trees, strict=True))
             if all(structure.fits(tree) for structure, tree in pairs):
                 return [leaf for structure, tree in pairs for leaf in structure.leaves(tree)]
@@ -120,4 +123,4 @@ class Groups:
 
 
 def _is_group(tree: Any) -> bool:
-    return isinstance(tree, Mapping) and tree.keys() == {"params"}
+    return isinstance(tree, Mapping) and "params" in tree

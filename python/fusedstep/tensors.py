@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, Memory, check_array, check_disjoint, check_parameter, dense, matches
+from .arrays import (
+    Array,
+    Memory,
+    check_array,
+    check_disjoint,
+    check_parameter,
+    check_writeable,
+    dense,
+    matches,
+)
 
 
 class Tensors:
@@ -31,9 +40,9 @@ class Tensors:
         self.dense: list[Array] = [dense(p) for p in parameters]
         self.slots = [state_of(i, p) for i, p in enumerate(self.dense)]
         self._strided = [
-            (label, p, d) for label, p, d in zip(labels, parameters, self.dense, strict=True) if p is not d
+            (name, p, d) for name, p, d in zip(names, parameters, self.dense, strict=True) if p is not d
         ]
-        self._strided_memory = Memory((label, p) for label, p, _ in self._strided)
+        self._strided_memory = Memory((f"parameter {name!r}", p) for name, p, _ in self._strided)
         self._memory = Memory(
             (
                 *zip(labels, parameters, strict=True),
@@ -51,6 +60,7 @@ class Tensors:
         An error if it is no gradient of it, or shares memory with something that the step writes.
         """
         label, p = f"gradient {self.names[i]!r}", self.dense[i]
+        check_writeable(self.names[i], p)
         g = check_array(label, gradient)
         if g.shape != p.shape:
             raise ValueError(f"{label} has shape {g.shape}, its parameter {p.shape}")
@@ -64,9 +74,11 @@ class Tensors:
         copy[...] = g
         return copy
 
-    def check_apart(self, gradients: Sequence[Array | None]) -> None:
-        """An error if a gradient shares memory with a strided parameter, which the kernels do not see."""
+    def check_strided(self, gradients: Sequence[Array | None]) -> None:
+        """An error if a strided parameter is read-only or shared by a gradient: the plan sees stand-ins."""
         if self._strided:
+            for name, p, _ in self._strided:
+                check_writeable(name, p)
             for name, g in zip(self.names, gradients, strict=True):
                 for label in [] if g is None else self._strided_memory.sharing(g):
                     raise ValueError(f"gradient {name!r} shares memory with {label}")

@@ -76,7 +76,9 @@ class AdamW(Adam):
 
 
 class RAdam(Optimizer):
-    """Rectified Adam. Liu et al. 2020, arXiv:1908.03265, Algorithm 2, with eps as in torch.
+    """Rectified Adam. Liu et al. 2020, arXiv:1908.03265, Algorithm 2.
+
+    The eps, and the threshold of 5 where the paper has 4, are those of the authors' code and of torch.
 
     m and v as in `Adam`. With ``ρ∞ = 2/(1 - beta2) - 1`` and ``ρ = ρ∞ - 2t·beta2ᵗ/(1 - beta2ᵗ)``: where ρ >
     5, ``p ← p - lr·r·m/(1 - beta1ᵗ)·√(1 - beta2ᵗ)/(√v + eps)``, ``r = √((ρ-4)(ρ-2)ρ∞ / ((ρ∞-4)(ρ∞-2)ρ))``;

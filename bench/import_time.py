@@ -1,0 +1,29 @@
+"""What importing fusedstep costs beyond NumPy: ``python bench/import_time.py``."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+import measure
+
+CODE = "import time, numpy; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+
+
+def main() -> None:
+    """Print the median over fresh interpreters."""
+    seconds = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", CODE.format(module="fusedstep")], capture_output=True, check=True
+            ).stdout
+        )
+        for _ in range(21)
+    ]
+    print(measure.machine())
+    print(f"import fusedstep after numpy: {1e3 * statistics.median(seconds):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Timing on a shared machine: interleave what is compared, take medians, look at ratios."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fusedstep as fs
+
+BLOCK_SECONDS = 0.01
+
+
+def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of a call of each; in a round all take their turn, after a call to warm up."""
+    calls = {}
+    for name, work in works.items():
+        work()
+        start = time.perf_counter()
+        work()
+        calls[name] = max(1, round(BLOCK_SECONDS / (time.perf_counter() - start)))
+    samples: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            if calls[name] > 1:
+                work()
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                work()
+            samples[name].append((time.perf_counter() - start) / calls[name])
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu_model(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        **fs.info(),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,125 @@
+"""Every rule against pure NumPy and against the memory limit: ``python bench/run.py [--json FILE]``.
+
+ns/param and GB/s are of a native step; "x NumPy" is how many times longer the NumPy backend takes;
+"% of limit" is the time of a loop with the same traffic and next to no arithmetic, in percent of the step's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fusedstep as fs
+import limit
+import measure
+
+DTYPES = ["float32", "float64"]
+SIZES = [10**4, 10**5, 10**6, 64 * 10**6]
+ROUNDS = {10**4: 31, 10**5: 31, 10**6: 21, 64 * 10**6: 5}
+
+
+ROW = (
+    "| {rule} | {dtype} | {n:.2g} | {ns_per_parameter:.3f} | {gb_per_second:.1f} | {times_numpy:.1f}"
+    " | {percent_of_limit:.0f} |"
+)
+
+
+def forms() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each rule as it is by default, then with the switches that need another kernel."""
+    yield from ((name, {}) for name in fs.rules)
+    seen = {cls.update.name for cls in fs.rules.values()}
+    for name, cls in fs.rules.items():
+        switches: list[dict[str, Any]] = [
+            {field.name: True} if field.interval is None else {field.name: 0.9}
+            for field in cls._fields.values()
+            if field.interval is None or (field.name == "momentum" and field.default == 0)
+        ]
+        for chosen in itertools.chain(*(itertools.combinations(switches, k) for k in (1, 2))):
+            options = {key: value for switch in chosen for key, value in switch.items()}
+            kernel = cls(np.zeros(1), **options).groups[0].kernel
+            if kernel.name not in seen:
+                seen.add(kernel.name)
+                yield name, options
+
+
+def bench_rule(
+    library: Any, name: str, options: dict[str, Any], n: int, dtype: np.dtype[Any]
+) -> dict[str, Any]:
+    """One row: a single tensor of n elements."""
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(n, dtype)
+    g = rng.standard_normal(n, dtype)
+    native = fs.rules[name](p, **options)
+    reference = fs.rules[name](p.copy(), **options, backend="numpy")
+    slots = len(native.groups[0].kernel.slots)
+    seconds = measure.interleaved(
+        {
+            "native": lambda: native.step(g, loss=1.0),
+            "limit": limit.stream(library, n, dtype, slots),
+            "numpy": lambda: reference.step(g, loss=1.0),
+        },
+        ROUNDS[n],
+    )
+    traffic = n * dtype.itemsize * (2 * (1 + slots) + 1)
+    return {
+        "rule": " ".join(
+            [name, *(key if value is True else f"{key}={value}" for key, value in options.items())]
+        ),
+        "dtype": dtype.name,
+        "n": n,
+        "ns_per_parameter": seconds["native"] / n * 1e9,
+        "gb_per_second": traffic / seconds["native"] / 1e9,
+        "times_numpy": seconds["numpy"] / seconds["native"],
+        "percent_of_limit": 100 * seconds["limit"] / seconds["native"],
+    }
+
+
+def bench_many_tensors() -> dict[str, float]:
+    """Adam over 1000 tensors of 1000 elements, and over one of a million; microseconds a step."""
+    rng = np.random.default_rng(0)
+    flat = rng.standard_normal(10**6, np.float32)
+    parts = [rng.standard_normal(1000, np.float32) for _ in range(1000)]
+    gradient, gradients = flat * 0.1, [part * 0.1 for part in parts]
+    one, many = fs.Adam(flat), fs.Adam(parts)
+    seconds = measure.interleaved(
+        {"one": lambda: one.step(gradient), "many": lambda: many.step(gradients)}, 51
+    )
+    return {name: value * 1e6 for name, value in seconds.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python bench/run.py")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--rules", nargs="*", help="only these")
+    parser.add_argument("--sizes", nargs="*", type=int, choices=SIZES, default=SIZES)
+    parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=DTYPES)
+    options = parser.parse_args()
+
+    machine = measure.machine()
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    print("| rule | dtype | n | ns/param | GB/s | x NumPy | % of limit |")
+    print("|---|---|--:|--:|--:|--:|--:|", flush=True)
+    library = limit.build()
+    rows = []
+    for dtype, n, (name, switches) in itertools.product(options.dtypes, options.sizes, list(forms())):
+        if options.rules is None or name in options.rules:
+            row = bench_rule(library, name, switches, n, np.dtype(dtype))
+            rows.append(row)
+            print(ROW.format(**row), flush=True)
+    many = bench_many_tensors()
+    print("Adam: 1000 tensors of 1000, {many:.0f} us a step; one of 10^6, {one:.0f} us".format(**many))
+    if options.json:
+        options.json.write_text(
+            json.dumps({"machine": machine, "rows": rows, "many_tensors": many}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
