@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import pickle
+import weakref
 from typing import Any, get_args
 
 import numpy as np
@@ -129,6 +130,9 @@ def test_state_is_live(backend: Any) -> None:
     assert np.array_equal(p, np.full(3, 0.5 * 8.0 - 0.1 * 1.0))
     with pytest.raises(TypeError):
         opt.state["w"]["v"] = p
+    opt.state["w"]["v"].flags.writeable = False  # the view's own
+    opt.step({"w": g})
+    assert np.array_equal(opt.state["w"]["v"], np.full(3, 0.5 * (0.5 * 8.0 - 0.1) - 0.1))
 
 
 def test_hyperparameters_between_steps(backend: Any) -> None:
@@ -222,6 +226,16 @@ def test_resumption_is_exact(rule: str, saving: Any, loading: Any) -> None:
     assert second.t == 5
     run(second, grads[5:])
     assert all(map(np.array_equal, resumed, unbroken))
+
+
+def test_memory_is_freed_at_once(backend: Any) -> None:
+    """No reference cycle keeps parameters and state until the garbage collector comes by."""
+    p = np.zeros(3)
+    opt = fs.Adam({"w": p}, backend=backend)
+    opt.step({"w": np.ones(3)})
+    alive = weakref.ref(opt.state["w"]["m"].base)
+    del opt
+    assert alive() is None
 
 
 def test_state_dict_carries_hyperparameters() -> None:

@@ -769,6 +769,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Any], Any], Error, str]] = {
         f"t={t!r}": (put("t", t), (TypeError, ValueError), r"\bt must be")
         for t in (-1, 2.5, "3", None, True, math.nan, [1])
     },
+    "t: no float": (put("t", HUGE[0]), (TypeError, ValueError), r"\bt must be"),
     **{f"without {key}": (without(key), ValueError, f"'{key}'") for key in ("rule", "t", "groups", "state")},
     "more": (put("more", 1), ValueError, "'more'"),
     "groups: fewer": (without("groups", 1), ValueError, "1 groups, not 2"),

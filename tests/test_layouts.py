@@ -380,6 +380,15 @@ def test_none_leaves_all_as_it_is(backend: Any, dtype: Any, rule: str, of_p: str
     assert opt.t == 1 + STEPS
 
 
+@pytest.mark.parametrize("of_p", PARAMETERS)
+def test_none_skips_a_parameter_made_read_only(backend: Any, of_p: str) -> None:
+    frozen, moved = PARAMETERS[of_p]((2, 3), np.float64).array, np.ones(4)
+    opt = fs.SGD([frozen, moved], lr=0.5, backend=backend)
+    frozen.flags.writeable = False
+    opt.step([None, np.ones(4)])
+    assert (moved == 0.5).all()
+
+
 @pytest.mark.parametrize("of_p", ["contiguous", "Fortran", "a[::2]"])
 def test_gradient_buffers_reused_and_replaced(backend: Any, dtype: Any, of_p: str) -> None:
     """The same buffer with new numbers, a new one, None, the old one again, and one swapped between two."""

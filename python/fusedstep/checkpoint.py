@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arrays import check_array
-from .hyperparameters import REAL, checked_number
+from .hyperparameters import REAL, Interval, checked_number
 
 if TYPE_CHECKING:
     from .optimizer import Engine
+
+STEPS = Interval("0, 1, 2, …", lambda t: 0 <= t < 2**53 and t.is_integer())
 
 
 def save(optimizer: Engine) -> dict[str, Any]:
@@ -50,8 +52,7 @@ def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
     rule = type(optimizer).__name__
     if saved["rule"] != rule:
         raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
-    if not isinstance(saved["t"], int) or isinstance(saved["t"], bool) or saved["t"] < 0:
-        raise ValueError(f"t must be a number of steps, got {saved['t']!r}")
+    checked_number("t", saved["t"], STEPS)
     _check_groups(optimizer, saved["groups"])
     _check_state(optimizer, saved["state"])
 

@@ -83,10 +83,8 @@ class Engine:
             [p for leaves in self._structure.leaves for p in leaves],
             state_of=lambda i, p: self._initial_state(self.groups[group_of[i]], p),
         )
-        self.state: Any = MappingProxyType(
-            self._structure.tree([MappingProxyType(slots) for slots in self.tensors.slots])
-        )
-        """The state arrays by slot, live, keyed like the parameters."""
+        self.state: Any = MappingProxyType(self._structure.tree(self.tensors.views()))
+        """Views of the state arrays by slot, keyed like the parameters."""
         self._plan = BACKENDS[backend](
             [group.kernel for group in self.groups],
             [
@@ -97,10 +95,11 @@ class Engine:
 
     # What a rule says about itself.
 
-    def kernel(self, h: SimpleNamespace) -> Kernel:
+    @classmethod
+    def kernel(cls, h: SimpleNamespace) -> Kernel:
         """The elementwise update that the hyperparameters `h` choose; they decide which state there is."""
         del h
-        return self.update
+        return cls.update
 
     def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
         """The first value of each slot that does not start at zero."""
@@ -145,10 +144,12 @@ class Engine:
             for i in odd:
                 gradients[i] = self.tensors.conform(i, gradients[i])
             self._plan.pin(gradients)
-        self.tensors.check_strided(gradients)
-        self.tensors.gather()
+        strided = self.tensors.strided(gradients)
+        for p, stand_in in strided:
+            stand_in[...] = p
         self._plan.run(rows)
-        self.tensors.scatter()
+        for p, stand_in in strided:
+            p[...] = stand_in
         for group, values in zip(self.groups, scalars, strict=True):
             group.scalars.update(values)
         self._t = t

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,8 @@ class Tensors:
         self.names = names
         self.dense: list[Array] = [dense(p) for p in parameters]
         self.slots = [state_of(i, p) for i, p in enumerate(self.dense)]
-        self._strided = [
-            (name, p, d) for name, p, d in zip(names, parameters, self.dense, strict=True) if p is not d
-        ]
-        self._strided_memory = Memory((f"parameter {name!r}", p) for name, p, _ in self._strided)
+        self._strided = {i: p for i, p in enumerate(parameters) if p is not self.dense[i]}
+        self._strided_memory = Memory((labels[i], p) for i, p in self._strided.items())
         self._memory = Memory(
             (
                 *zip(labels, parameters, strict=True),
@@ -74,24 +73,23 @@ class Tensors:
         copy[...] = g
         return copy
 
-    def check_strided(self, gradients: Sequence[Array | None]) -> None:
-        """An error if a strided parameter is read-only or shared by a gradient: the plan sees stand-ins."""
-        if self._strided:
-            for name, p, _ in self._strided:
-                check_writeable(name, p)
-            for name, g in zip(self.names, gradients, strict=True):
-                for label in [] if g is None else self._strided_memory.sharing(g):
-                    raise ValueError(f"gradient {name!r} shares memory with {label}")
+    def strided(self, gradients: Sequence[Array | None]) -> list[tuple[Array, Array]]:
+        """The strided parameters that a step moves, with their stand-ins; checked like dense ones."""
+        if not self._strided:
+            return []
+        for name, g in zip(self.names, gradients, strict=True):
+            for label in [] if g is None else self._strided_memory.sharing(g):
+                raise ValueError(f"gradient {name!r} shares memory with {label}")
+        moving = [i for i in self._strided if gradients[i] is not None]
+        for i in moving:
+            check_writeable(self.names[i], self._strided[i])
+        return [(self._strided[i], self.dense[i]) for i in moving]
 
-    def gather(self) -> None:
-        """Fill the stand-ins of strided parameters."""
-        for _, p, stand_in in self._strided:
-            stand_in[...] = p
-
-    def scatter(self) -> None:
-        """Write them back."""
-        for _, p, stand_in in self._strided:
-            p[...] = stand_in
+    def views(self) -> list[Mapping[str, Array]]:
+        """For each parameter its state arrays by slot, as views for the user."""
+        return [
+            MappingProxyType({slot: array.view() for slot, array in slots.items()}) for slots in self.slots
+        ]
 
     def state(self) -> Iterator[tuple[Hashable, str, Array]]:
         """Every state array, with its parameter's name and its slot."""

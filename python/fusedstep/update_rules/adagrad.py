@@ -97,10 +97,11 @@ class RMSProp(Optimizer):
         b[...] = c.momentum * b + g / (np.sqrt(positive(s - a * a) + c.inside) + c.outside)
         p[...] = p - c.step * b
 
-    def kernel(self, h: SimpleNamespace) -> Kernel:
+    @classmethod
+    def kernel(cls, h: SimpleNamespace) -> Kernel:
         if h.momentum != 0:
-            return self.update_centered_momentum if h.centered else self.update_momentum
-        return self.update_centered if h.centered else self.update
+            return cls.update_centered_momentum if h.centered else cls.update_momentum
+        return cls.update_centered if h.centered else cls.update
 
     def coefficients(self, h: At, t: int) -> dict[str, float]:
         c = {"rho": h.rho, "gain": 1 - h.rho, "step": h.lr}

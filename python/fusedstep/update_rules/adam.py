@@ -51,8 +51,9 @@ class Adam(Optimizer):
         vmax[...] = np.maximum(vmax, v)
         p[...] = p - c.step * m / (np.sqrt(vmax) * c.root + c.eps)
 
-    def kernel(self, h: SimpleNamespace) -> Kernel:
-        return self.update_amsgrad if h.amsgrad else self.update
+    @classmethod
+    def kernel(cls, h: SimpleNamespace) -> Kernel:
+        return cls.update_amsgrad if h.amsgrad else cls.update
 
     def coefficients(self, h: At, t: int) -> dict[str, float]:
         step, root = h.lr, 1.0
