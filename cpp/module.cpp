@@ -64,13 +64,15 @@ class PinnedPlan {
     return odd;
   }
 
-  void run(const py::list& rows) const {
+  /// Does the step, once for each time that the gradients are pinned: nothing keeps them alive beyond.
+  void run(const py::list& rows) {
     if (!pinned_) throw std::logic_error("no gradients, or some that cannot be read as they are");
     const std::vector<std::size_t>& kernels = plan_.kernels();
     if (rows.size() != kernels.size()) throw std::invalid_argument("one row of coefficients for each group");
     std::vector<std::vector<double>> coefficients;
     for (std::size_t group = 0; group < kernels.size(); ++group)
       coefficients.push_back(row(active().kernels[kernels[group]], rows[group]));
+    pinned_ = false;
     const py::gil_scoped_release release;
     plan_.run(coefficients);
   }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import pickle
 import weakref
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -226,6 +228,21 @@ def test_resumption_is_exact(rule: str, saving: Any, loading: Any) -> None:
     assert second.t == 5
     run(second, grads[5:])
     assert all(map(np.array_equal, resumed, unbroken))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_state_takes_memory_when_it_is_written(backend: Any) -> None:
+    """State starts as zero pages that the system maps on first use."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    p = np.zeros((2**10, 2**18), np.float32).T  # a gigabyte, in Fortran order
+    before = resident()
+    opt = fs.Adam({"w": p}, backend=backend)
+    opt.step({"w": None})
+    assert resident() - before < 2**26
+    assert opt.state["w"]["m"].strides == p.strides
 
 
 def test_memory_is_freed_at_once(backend: Any) -> None:

@@ -676,20 +676,23 @@ def test_structural_option(
 
 
 def test_structural_option_of_some_groups(backend: Any) -> None:
-    """The group that could take the value does not take it alone."""
-
-    def made() -> tuple[list[Array], Any]:
-        p = [np.ones(3), np.ones(4)]
-        return p, fs.Adam([{"params": p[0]}, {"params": p[1], "amsgrad": True}], backend=backend)
-
-    (p, opt), (q, control) = made(), made()
-    for value in (True, False):
-        with pytest.raises(ValueError, match=r"amsgrad"):
-            opt.amsgrad = value
-        assert [group["amsgrad"] for group in opt.groups] == [False, True]
-    for each in (opt, control):
-        each.step([np.ones(3), np.ones(4)])
-    assert all(map(np.array_equal, p, q))
+    """The group that could take the value does not take it alone, whichever comes first."""
+    for momentums in ([0.9, 0.0], [0.0, 0.9]):
+        for value in (0.5, 0.0):
+            p, q = [np.ones(3), np.ones(4)], [np.ones(3), np.ones(4)]
+            opt, control = (
+                fs.RMSProp(
+                    [{"params": a, "momentum": m} for a, m in zip(arrays, momentums, strict=True)],
+                    backend=backend,
+                )
+                for arrays in (p, q)
+            )
+            with pytest.raises(ValueError, match=r"momentum=.* needs other state"):
+                opt.momentum = value
+            assert [group["momentum"] for group in opt.groups] == momentums
+            for each in (opt, control):
+                each.step([np.ones(3), np.ones(4)])
+            assert all(map(np.array_equal, p, q))
 
 
 # What a step is told.

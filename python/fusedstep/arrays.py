@@ -97,6 +97,13 @@ def dense(p: Array) -> Array:
     return np.empty(p.shape, p.dtype)
 
 
+def zeros_like(a: Array) -> Array:
+    """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written."""
+    order = _memory_order(a)
+    zeros = np.zeros([a.shape[axis] for axis in order], a.dtype)
+    return zeros.transpose(sorted(range(a.ndim), key=order.__getitem__))
+
+
 def matches(p: Array, g: Array) -> bool:
     """Whether `g` lies in memory element by element as the dense parameter `p`."""
     strides = zip(p.shape, p.strides, g.strides, strict=True)

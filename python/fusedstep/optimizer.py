@@ -7,9 +7,8 @@ from inspect import Parameter, Signature
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from . import checkpoint, native, reference
+from .arrays import zeros_like
 from .hyperparameters import REAL, At, Group, Hyperparameter, Nonnegative, checked_number, declared
 from .kernel import Kernel
 from .structure import Groups, Params
@@ -171,7 +170,7 @@ class Engine:
         return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
 
     def _initial_state(self, group: Group, p: Array) -> dict[str, Array]:
-        state = {slot: np.zeros_like(p, subok=False) for slot in group.kernel.slots}
+        state = {slot: zeros_like(p) for slot in group.kernel.slots}
         for slot, value in self.initial(group).items():
             if value != 0:
                 state[slot][...] = value
