@@ -124,6 +124,28 @@ def test_nothing_to_do(backend: Any) -> None:
     assert (p == 1).all()
 
 
+def test_scalar_gradient_of_a_0d_parameter(backend: Any) -> None:
+    """Arithmetic on 0-d arrays gives NumPy scalars."""
+    p, q = np.array(2.0), np.array(2.0)
+    fs.SGD(p, lr=0.5, backend=backend).step(2 * p)
+    fs.SGD([q], lr=0.5, backend=backend).step([2 * q])
+    assert p == q == 0
+
+
+@pytest.mark.parametrize("rule", fs.rules)
+def test_a_schedule_is_asked_once_for_each_step(rule: str, backend: Any) -> None:
+    asked = []
+
+    def lr(t: int) -> float:
+        asked.append(t)
+        return 0.1
+
+    opt = fs.rules[rule](np.ones(2), lr=lr, backend=backend)
+    for _ in range(3):
+        opt.step(np.ones(2), loss=1.0)
+    assert asked == [1, 2, 3]
+
+
 def test_state_is_live(backend: Any) -> None:
     p, g = np.zeros(3), np.ones(3)
     opt = fs.Momentum({"w": p}, lr=0.1, momentum=0.5, backend=backend)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.exceptions import TooHardError
 
 Array = np.ndarray[Any, Any]
-SUPPORTED = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def check_array(label: str, array: Any) -> Array:
@@ -25,7 +24,7 @@ def check_parameter(name: Hashable, p: Any) -> None:
     """An error unless `p` can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, p)
-    if p.dtype not in SUPPORTED:
+    if p.dtype.char not in ("f", "d") or not p.dtype.isnative:
         raise TypeError(
             f"{label} has dtype {p.dtype.str}; it must be float32 or float64 in native byte order"
         )

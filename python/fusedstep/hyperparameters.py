@@ -102,10 +102,9 @@ class At(SimpleNamespace):
     t: int
     kernel: Kernel
 
-    @property
-    def next(self) -> At:
-        """The same, one step later."""
-        return self.group.at(self.t + 1)
+    def next(self, name: str) -> Any:
+        """The hyperparameter at the step after this one."""
+        return self.group.value(name, self.t + 1)
 
 
 class Group(Mapping[str, Any]):
@@ -170,8 +169,15 @@ class Group(Mapping[str, Any]):
         vars(h).update(self._values)
         vars(h).update(self.scalars)
         for name in self._scheduled:
-            number = self._values[name](t)
-            if callable(number):
-                raise TypeError(f"{name}({t}) must be a number, got {number!r}")
-            setattr(h, name, self._fields[name].checked(number, f"{name}({t})"))
+            setattr(h, name, self.value(name, t))
         return h
+
+    def value(self, name: str, t: int) -> Any:
+        """The hyperparameter at step `t`: its schedule's value, if it has one."""
+        value = self._values[name]
+        if not callable(value):
+            return value
+        number = value(t)
+        if callable(number):
+            raise TypeError(f"{name}({t}) must be a number, got {number!r}")
+        return self._fields[name].checked(number, f"{name}({t})")

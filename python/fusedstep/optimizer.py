@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from inspect import Parameter, Signature
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -69,9 +69,10 @@ class Engine:
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
-        self.params, self.backend = params, backend
+        self.params = list(params) if isinstance(params, Iterator) else params
+        self.backend = backend
         self._t = 0
-        self._structure = Groups(params)
+        self._structure = Groups(self.params)
         self.groups = [
             Group(tree, {**hyperparameters, **options}, self._fields, self.kernel, dict(self.scalars))
             for tree, options in zip(self._structure.trees, self._structure.options, strict=True)

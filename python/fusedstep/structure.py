@@ -36,7 +36,7 @@ class Structure:
     def fits(self, tree: Any) -> bool:
         """Whether `tree` is the same kind of container."""
         if self.kind is np.ndarray:
-            return tree is None or isinstance(tree, np.ndarray)
+            return tree is None or isinstance(tree, np.ndarray | np.generic)
         return isinstance(tree, self.kind) and not isinstance(tree, np.ndarray)
 
     def leaves(self, tree: Any) -> list[Any]:

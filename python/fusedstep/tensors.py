@@ -60,10 +60,12 @@ class Tensors:
         """
         label, p = f"gradient {self.names[i]!r}", self.dense[i]
         check_writeable(self.names[i], p)
+        if p.shape == () and isinstance(gradient, np.generic):
+            gradient = np.asarray(gradient)
         g = check_array(label, gradient)
         if g.shape != p.shape:
             raise ValueError(f"{label} has shape {g.shape}, its parameter {p.shape}")
-        if g.dtype != p.dtype:
+        if g.dtype.char != p.dtype.char or not g.dtype.isnative:
             raise TypeError(f"{label} has dtype {g.dtype.str}, its parameter {p.dtype.str}")
         for other in self._memory.sharing(g):
             raise ValueError(f"{label} shares memory with {other}")

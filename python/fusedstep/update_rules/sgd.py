@@ -101,7 +101,7 @@ class Nesterov(Optimizer):
         v[...] = u
 
     def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
-        return {"behind": h.ahead, "ahead": h.next.momentum}
+        return {"behind": h.ahead, "ahead": h.next("momentum")}
 
     def coefficients(self, h: At, t: int) -> dict[str, float]:
         return {"momentum": h.momentum, "behind": h.behind, "onward": 1 + h.ahead, "lr": h.lr}
