@@ -26,7 +26,6 @@ SIZES = [10**4, 10**5, 10**6, 64 * 10**6]
 ROUNDS = 21
 NUMPY_ROUNDS = 3  # the ratio is large
 
-
 ROW = (
     "| {rule} | {dtype} | {n:.2g} | {ns_per_parameter:.3f} | {gb_per_second:.1f} | {times_numpy:.1f}"
     " | {percent_of_limit:.0f} |"

@@ -34,8 +34,9 @@ class Plan:
 
     def run(self, rows: Sequence[tuple[dict[str, float], dict[str, float]]]) -> None:
         """Do the step: for each group the coefficients of the prologue and of the rule."""
+        gradients, self._gradients = self._gradients, []  # kept for this step alone
         with np.errstate(all="ignore"):
-            for (group, p, state), g in zip(self._tensors, self._gradients, strict=True):
+            for (group, p, state), g in zip(self._tensors, gradients, strict=True):
                 if g is not None:
                     slots = [arrays.flat(slot, like=p) for slot in state]
                     _update(
