@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -15,7 +16,11 @@ namespace py = pybind11;
 namespace fusedstep {
 namespace {
 
-bool is_native(const py::dtype& dtype) { return dtype.byteorder() == '='; }
+/// In the machine's byte order, which a dtype may also name outright: "<f4" on a little-endian machine.
+bool is_native(const py::dtype& dtype) {
+  return dtype.byteorder() == '=' ||
+         dtype.byteorder() == (std::endian::native == std::endian::little ? '<' : '>');
+}
 
 Number number(const py::dtype& dtype) {
   if (is_native(dtype) && dtype.num() == py::dtype::num_of<float>()) return number_f32;

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import os
 import pickle
+import re
 import weakref
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep.optimizer import Engine
 
 Array = np.ndarray[Any, Any]
 
@@ -47,12 +49,14 @@ def test_array(backend: Any) -> None:
     assert opt.state["m"].shape == p.shape
 
 
-@pytest.mark.parametrize("container", [list, tuple, iter])
-def test_sequence(backend: Any, container: Any) -> None:
+@pytest.mark.parametrize("container", [list, tuple, iter, lambda x: dict(enumerate(x)).values()])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_sequence(backend: Any, container: Any, grouped: bool) -> None:
     p, g = arrays(5, 7), arrays(5, 7, seed=1)
     q = [stepped("Adam", a, b) for a, b in zip(p, g, strict=True)]
-    opt = fs.Adam(container(p), backend=backend)
-    opt.step(tuple(g))
+    opt = fs.Adam([{"params": container(p)}] if grouped else container(p), backend=backend)
+    assert all(a is b for a, b in zip(opt.groups[0]["params"], p, strict=True))
+    opt.step([container(g)] if grouped else container(g))
     assert all(map(np.array_equal, p, q))
     assert opt.state[1]["v"].shape == (7,)
 
@@ -175,6 +179,13 @@ def test_hyperparameters_between_steps(backend: Any) -> None:
     assert p[0] == -5.75
 
 
+def test_groups_are_compared_by_identity() -> None:
+    one, other = fs.SGD([{"params": [np.ones(2)]}, {"params": [np.ones(2)]}]).groups
+    assert one == one  # noqa: PLR0124
+    assert one != other
+    assert len({one, other}) == 2
+
+
 def test_groups_that_differ_have_no_common_value() -> None:
     opt = fs.SGD([{"params": [np.zeros(1)]}, {"params": [np.zeros(1)], "lr": 0.2}], lr=0.1)
     with pytest.raises(ValueError, match=r"groups differ in lr"):
@@ -277,6 +288,14 @@ def test_memory_is_freed_at_once(backend: Any) -> None:
     assert alive() is None
 
 
+def test_scalars_are_loaded_as_floats() -> None:
+    opt = fs.Eve(np.zeros(3))
+    saved = opt.state_dict()
+    saved["groups"][0]["scalars"]["d"] = np.float32(2)
+    opt.load_state_dict(saved)
+    assert type(opt.groups[0].scalars["d"]) is float
+
+
 def test_state_dict_carries_hyperparameters() -> None:
     first = fs.Adam(np.zeros(3), lr=0.5, beta1=0.8, eps=lambda t: 1.0 / t)
     second = fs.Adam(np.zeros(3), eps=0.25)
@@ -296,7 +315,12 @@ def test_signature_and_docstring(rule: str) -> None:
         documented = [
             base.__doc__ or "" for base in cls.__mro__ if name in vars(base).get("__annotations__", {})
         ]
-        assert name in documented[0]
+        assert re.search(rf"\b{name}\b[^:]*:|\b{name}\b.* by default", documented[0])
+        if isinstance(field.default, bool):
+            assert str(field.default) in documented[0]
+        else:
+            numbers = re.findall(r"(?<![\w.])\d[\d.]*(?:e-?\d+)?", documented[0])
+            assert field.default in {float(number.rstrip(".")) for number in numbers}
     assert cls.__doc__ is not None
     assert "State" in cls.__doc__ or "No state" in cls.__doc__
 
@@ -316,4 +340,6 @@ def test_every_rule_is_exported() -> None:
     ]
     assert list(fs.rules) == notes
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())
-    assert get_args(inspect.get_annotations(fs.Optimizer, eval_str=True)["backend"]) == ("native", "numpy")
+    assert get_args(
+        inspect.signature(Engine.__init__, eval_str=True).parameters["backend"].annotation
+    ) == tuple(BACKENDS)

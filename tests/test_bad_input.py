@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -412,7 +415,7 @@ BAD_STRUCTURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Error, str
     ),
     "missing group": ("groups", lambda g: FORMS["groups"](g)[:1], (TypeError, ValueError), "gradient"),
     "extra group": ("groups", lambda g: [*FORMS["groups"](g), {}], (TypeError, ValueError), "gradient"),
-    "sequence for groups of mappings": ("groups", values, TypeError, "gradients must be a mapping"),
+    "sequence for groups of mappings": ("groups", values, TypeError, "a mapping over all"),
     "missing name over groups": (
         "groups",
         lambda g: {name: g[name] for name in ("first", "gaps", "last")},
@@ -441,13 +444,25 @@ BAD_STRUCTURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Error, str
         "groups of sequences",
         lambda _: np.zeros((2, 2)),
         TypeError,
-        "gradients must be a sequence",
+        "gradients must be a list of 2 items, .* or a sequence over all parameters, not ndarray",
     ),
     "mapping for groups of sequences": (
         "groups of sequences",
         dict,
         TypeError,
-        "gradients must be a sequence",
+        "gradients must be a list of 2 items, .* or a sequence over all parameters, not dict",
+    ),
+    "one group of mappings too few": (
+        "groups",
+        lambda g: as_groups(dict)(g)[:1],
+        TypeError,
+        "gradients must be a list of 2 items, .* or a mapping over all parameters, not list",
+    ),
+    "mapping with a default": (
+        "mapping",
+        lambda g: defaultdict(lambda: None, {"first": g["first"]}),
+        ValueError,
+        "no gradient for parameter 'twin'",
     ),
 }
 
@@ -737,6 +752,40 @@ def test_first_step_of_eve_without_loss(backend: Any) -> None:
     assert opt.state_dict()["groups"] == fs.Eve(np.ones(3)).state_dict()["groups"]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_step_within_a_step(backend: Any, rule: str) -> None:
+    """A schedule that steps its own optimizer."""
+    run, control = pair(rule, backend)
+    lr = run.opt.lr
+
+    def step_again(t: int) -> float:
+        run.step()
+        return 0.1 * t
+
+    run.opt.lr = step_again
+    with pytest.raises(RuntimeError, match=r"a step of this optimizer is running"):
+        run.step()
+    run.opt.lr = lr
+    assert run.bits() == control.bits()
+    run.step()
+    control.step()
+    assert run.bits() == control.bits()
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copy(backend: Any, copying: Callable[[Any], Any]) -> None:
+    """A copy would share parameters, or have some that nobody else knows."""
+    with refused(pair("Adam", backend), TypeError, r"cannot copy or pickle Adam; use state_dict") as run:
+        copying(run.opt)
+
+
+def test_groups_are_as_they_were_made(backend: Any) -> None:
+    with refused(pair("Adam", backend, "groups"), (AttributeError, TypeError), "tuple") as run:
+        run.opt.groups.append({"params": np.ones(3)})  # type: ignore[attr-defined]
+    with refused(pair("Adam", backend, "groups"), TypeError, "tuple") as run:
+        run.opt.groups[0] = {"params": np.ones(3)}  # type: ignore[index]
+
+
 # Checkpoints.
 
 
@@ -782,8 +831,16 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Any], Any], Error, str]] = {
     "group: more": (put("groups", 1, "lr", 0.1), ValueError, "'lr'"),
     **{
         f"group: without {key}": (without("groups", 1, key), ValueError, f"'{key}'")
-        for key in ("hyperparameters", "scalars")
+        for key in ("params", "hyperparameters", "scalars")
     },
+    "params: fewer": (without("groups", 1, "params", 0), ValueError, "'gaps' is missing"),
+    "params: of the other group": (
+        lambda s: [put("groups", i, "params", list(PARTS[1 - i]))(s) for i in (0, 1)],
+        ValueError,
+        "'first' is missing",
+    ),
+    "params: None": (put("groups", 1, "params", None), TypeError, "params"),
+    "params: a name": (put("groups", 1, "params", "gaps"), TypeError, "params"),
     "hyperparameters: unknown": (put("groups", 1, "hyperparameters", "nope", 0.1), ValueError, "'nope'"),
     "hyperparameters: None": (
         put("groups", 1, "hyperparameters", None),
@@ -863,7 +920,7 @@ def test_checkpoint_of_another_rule(backend: Any, rule: str) -> None:
 @pytest.mark.parametrize("form", ["sequence", "groups", "groups of sequences"])
 def test_checkpoint_of_other_names_or_groups(backend: Any, form: str) -> None:
     saved = Run("Adam", backend, form).opt.state_dict()
-    match = "groups" if "groups" in form else "state: 'first' is missing"
+    match = "groups" if "groups" in form else "group of the checkpoint: 'first' is missing"
     with refused(pair("Adam", backend), ValueError, match) as run:
         run.opt.load_state_dict(saved)
 

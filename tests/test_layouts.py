@@ -97,7 +97,9 @@ def odd_strides(shape: Shape, dtype: Any) -> Room:
 
 
 class Tagged(np.ndarray[Any, Any]):
-    """A subclass."""
+    """A subclass that refuses all arithmetic."""
+
+    __array_ufunc__ = None  # type: ignore[assignment]
 
 
 def subclass(shape: Shape, dtype: Any) -> Room:
@@ -109,6 +111,15 @@ def subclass(shape: Shape, dtype: Any) -> Room:
 def subclass_with_gaps(shape: Shape, dtype: Any) -> Room:
     room = sliced((1, 2))(shape, dtype)
     room.array = room.array.view(Tagged)
+    return room
+
+
+def named_byte_order(shape: Shape, dtype: Any) -> Room:
+    """The machine's own byte order by its name, as reading a file of the other order leaves it."""
+    room = sliced((0, 1))(shape, dtype)
+    room.array = room.array.view(np.dtype(dtype).newbyteorder(sys.byteorder))
+    assert room.array.dtype.byteorder in "<>"
+    assert room.array.dtype.isnative
     return room
 
 
@@ -127,6 +138,7 @@ PARAMETERS: dict[str, Layout] = {
     "field": field,
     "real part": real_part,
     "odd strides": odd_strides,
+    "named byte order": named_byte_order,
     "subclass": subclass,
     "subclass with gaps": subclass_with_gaps,
 }

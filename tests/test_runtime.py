@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -158,18 +160,80 @@ def test_forked_child_runs_serially() -> None:
 
 
 def test_gil_is_released() -> None:
-    """Another thread makes progress while a step runs."""
+    """Another thread has turns in the middle half of a step."""
     fs.set_num_threads(1)
     p = np.zeros(20_000_000)
     opt = fs.Adam(p)
-    opt.step(p + 1)
     gradient = p + 1
-    worker = threading.Thread(target=opt.step, args=(gradient,))
+    times = []
+
+    def step() -> None:
+        times.append(time.perf_counter())
+        opt.step(gradient)
+        times.append(time.perf_counter())
+
+    worker = threading.Thread(target=step)
     worker.start()
-    turns = 0
+    turns = []
     while worker.is_alive():
-        turns += 1
-    assert turns > 1000
+        turns.append(time.perf_counter())
+        time.sleep(0.001)
+    start, end = times
+    quarter = (end - start) / 4
+    assert any(start + quarter < turn < end - quarter for turn in turns)
+
+
+def test_one_step_at_a_time() -> None:
+    """A second thread's step is refused while one runs."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def lr(t: int) -> float:
+        running.set()
+        go_on.wait()
+        return float(t)
+
+    p = np.zeros(3)
+    opt = fs.SGD(p, lr=lr)
+    worker = threading.Thread(target=opt.step, args=(np.ones(3),))
+    worker.start()
+    running.wait()
+    with pytest.raises(RuntimeError, match=r"a step of this optimizer is running"):
+        opt.step(np.ones(3))
+    go_on.set()
+    worker.join()
+    opt.step(np.ones(3))
+    assert (p == -3).all()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer here")
+def test_interrupted_step_is_a_whole_step() -> None:
+    """An interrupt that comes while the kernels run is raised after all that belongs to the step is done."""
+    fs.set_num_threads(1)
+    n = 20_000_000
+    room = np.zeros(20, np.float32)
+    params = {"large": np.zeros(n, np.float32), "strided": room[::2]}
+    control = {"large": np.zeros(n, np.float32), "strided": np.zeros(10, np.float32)}
+    grads = {name: np.ones(p.size, np.float32) for name, p in params.items()}
+    opt, other = fs.Nesterov(params), fs.Nesterov(control)
+
+    def until_interrupted() -> None:
+        while opt.t < 1000:
+            opt.step(grads)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        with pytest.raises(KeyboardInterrupt):
+            until_interrupted()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(opt.t):
+        other.step(grads)
+    opt.step(grads)
+    other.step(grads)
+    assert opt.t == other.t > 1
+    assert all(np.array_equal(params[name], control[name]) for name in params)
+    assert opt.groups[0].scalars == other.groups[0].scalars
 
 
 def test_importing_changes_no_floating_point_mode() -> None:

@@ -85,8 +85,11 @@ def _share(a: Array, b: Array) -> bool:
 
 
 def flat(a: Array, like: Array) -> Array:
-    """`a` in one dimension, in the order in which the elements of `like` lie in memory."""
-    return a.transpose(_memory_order(like)).reshape(-1)
+    """`a` in one dimension, in the order in which the elements of `like` lie in memory.
+
+    A plain array: a subclass's own arithmetic has no say in a step.
+    """
+    return a.view(np.ndarray).transpose(_memory_order(like)).reshape(-1)
 
 
 def dense(p: Array) -> Array:

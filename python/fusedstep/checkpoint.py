@@ -24,12 +24,13 @@ def save(optimizer: Engine) -> dict[str, Any]:
         "t": optimizer.t,
         "groups": [
             {
+                "params": list(structure.names),
                 "hyperparameters": {
                     name: value for name, value in group.hyperparameters() if not callable(value)
                 },
                 "scalars": dict(group.scalars),
             }
-            for group in optimizer.groups
+            for group, structure in zip(optimizer.groups, optimizer.structure.groups, strict=True)
         ],
         "state": state,
     }
@@ -43,7 +44,7 @@ def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
     for group, values in zip(optimizer.groups, saved["groups"], strict=True):
         for name, value in values["hyperparameters"].items():
             group[name] = value
-        group.scalars.update(values["scalars"])
+        group.scalars.update({name: float(value) for name, value in values["scalars"].items()})
     return int(saved["t"])
 
 
@@ -62,8 +63,11 @@ def _check_groups(optimizer: Engine, saved: Any) -> None:
         raise TypeError(f"groups of the checkpoint must be a list, got {saved!r}")
     if len(saved) != len(optimizer.groups):
         raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
-    for group, values in zip(optimizer.groups, saved, strict=True):
-        _same("group of the checkpoint", values, ("hyperparameters", "scalars"))
+    for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, saved, strict=True):
+        _same("group of the checkpoint", values, ("params", "hyperparameters", "scalars"))
+        if not isinstance(values["params"], list | tuple):
+            raise TypeError(f"params of the checkpoint must be a list, got {values['params']!r}")
+        _same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
         _mapping("hyperparameters", values["hyperparameters"])
         for name, value in values["hyperparameters"].items():
             if name not in group:

@@ -42,7 +42,7 @@ def warming_momentum(t: int) -> float:
     return (0.5, 0.9, 0.95, 0.99)[min(t // 100, 3)]
 
 
-# A step size for each rule; any hyperparameter may be a number or, as here, a function of the step.
+# A step size for each rule, else its default; any hyperparameter may be a number or, as here, a function.
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.3},
     "Momentum": {"lr": 0.01, "momentum": warming_momentum},
@@ -138,7 +138,7 @@ def train(
         {"params": {name: net[name] for name in ("w1", "w2")}, "l2": 1e-4},
         {"params": {name: net[name] for name in ("b1", "b2")}},
     ]
-    optimizer = fs.rules[rule](groups, backend=backend, **HYPERPARAMETERS[rule])
+    optimizer = fs.rules[rule](groups, backend=backend, **HYPERPARAMETERS.get(rule, {}))
     losses, seconds = [], 0.0
     for _ in range(epochs):
         epoch = []

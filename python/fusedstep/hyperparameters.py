@@ -147,6 +147,9 @@ class Group(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Group({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
 
+    __eq__ = object.__eq__  # a mapping's would compare arrays
+    __hash__ = object.__hash__
+
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
         """Names and values, without the parameters."""
         return self._values.items()

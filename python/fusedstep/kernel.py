@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,9 @@ class Coefficients:
     def __init__(self, values: dict[str, float], dtype: np.dtype[Any]) -> None:
         self.__dict__.update((name, dtype.type(value)) for name, value in values.items())
 
-    def __getattr__(self, name: str) -> np.floating[Any]:
-        raise AttributeError(name)
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.floating[Any]: ...
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import InitVar
 from inspect import Parameter, Signature
+from threading import Lock
 from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from . import checkpoint, native, reference
 from .arrays import zeros_like
@@ -32,7 +34,7 @@ BACKENDS: dict[str, type[native.Plan | reference.Plan]] = {
 
 
 def positional(*, kw_only: Literal[False] = False) -> Any:
-    """Mark the field that is given by position."""
+    """Mark the field that is given by position, for type checkers."""
     return kw_only
 
 
@@ -69,21 +71,21 @@ class Engine:
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
-        self.params = list(params) if isinstance(params, Iterator) else params
         self.backend = backend
         self._t = 0
-        self._structure = Groups(self.params)
-        self.groups = [
-            Group(tree, {**hyperparameters, **options}, self._fields, self.kernel, dict(self.scalars))
-            for tree, options in zip(self._structure.trees, self._structure.options, strict=True)
-        ]
-        group_of = [i for i, leaves in enumerate(self._structure.leaves) for _ in leaves]
+        self._running = Lock()
+        self.structure = Groups(params)
+        self.groups = tuple(
+            Group(tree, {**hyperparameters, **options}, self._fields, self.choose_kernel, dict(self.scalars))
+            for tree, options in zip(self.structure.trees, self.structure.options, strict=True)
+        )
+        group_of = [i for i, leaves in enumerate(self.structure.leaves) for _ in leaves]
         self.tensors = Tensors(
-            self._structure.names,
-            [p for leaves in self._structure.leaves for p in leaves],
+            self.structure.names,
+            [p for leaves in self.structure.leaves for p in leaves],
             state_of=lambda i, p: self._initial_state(self.groups[group_of[i]], p),
         )
-        self.state: Any = MappingProxyType(self._structure.tree(self.tensors.views()))
+        self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
         """Views of the state arrays by slot, keyed like the parameters."""
         self._plan = BACKENDS[backend](
             [group.kernel for group in self.groups],
@@ -96,19 +98,17 @@ class Engine:
     # What a rule says about itself.
 
     @classmethod
-    def kernel(cls, h: SimpleNamespace) -> Kernel:
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
         """The elementwise update that the hyperparameters `h` choose; they decide which state there is."""
         del h
         return cls.update
 
     def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
         """The first value of each slot that does not start at zero."""
-        del h
         return {}
 
     def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
         """The scalars after this step."""
-        del h, t, loss
         return {}
 
     def coefficients(self, h: At, t: int) -> dict[str, float]:
@@ -126,14 +126,23 @@ class Engine:
         """Update the parameters in place.
 
         `grads` has the structure of the parameters: arrays of the same shapes and dtypes. A None skips its
-        parameter. With groups it is one item a group, or one structure over all their parameters. Every
-        gradient is multiplied by `scale`; `loss` is the loss at the parameters, for rules that need it. After
-        an error (TypeError, ValueError) nothing has changed.
+        parameter and its state; `t` goes on for all. With groups it is one item a group, or one structure
+        over all their parameters. Every gradient is multiplied by `scale`; `loss` is the loss at the
+        parameters, for rules that need it. Raises TypeError or ValueError, and RuntimeError while another
+        step of this optimizer runs; after an error nothing has changed.
         """
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("a step of this optimizer is running already")
+        try:
+            self._step(grads, scale, loss)
+        finally:
+            self._running.release()
+
+    def _step(self, grads: Any, scale: float, loss: float | None) -> None:
         t = self._t + 1
         scale = checked_number("scale", scale, REAL)
         loss = None if loss is None else checked_number("loss", loss, REAL)
-        gradients = self._structure.gradients(grads)
+        gradients = self.structure.gradients(grads)
         rows, scalars = [], []
         for group in self.groups:
             h = group.at(t)
@@ -147,24 +156,32 @@ class Engine:
         strided = self.tensors.strided(gradients)
         for p, stand_in in strided:
             stand_in[...] = p
-        self._plan.run(rows)
-        for p, stand_in in strided:
-            p[...] = stand_in
+        # Nothing can fail from here on, but an interrupt may come, and comes when the run is over.
         for group, values in zip(self.groups, scalars, strict=True):
             group.scalars.update(values)
         self._t = t
+        try:
+            self._plan.run(rows)
+        finally:
+            for p, stand_in in strided:
+                p[...] = stand_in
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that a step depends on beside parameters and gradients. Schedules are left out."""
         return checkpoint.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict()` was taken. A schedule stays where the checkpoint had one.
+        """Go on exactly where `state_dict()` was taken, given the parameters and schedules of then.
 
-        Raises ValueError or TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes
-        agree.
+        A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
+        schedule it has nothing, and the optimizer keeps its own. Raises ValueError or TypeError, and changes
+        nothing, unless rule, groups, names, shapes and dtypes agree.
         """
         self._t = checkpoint.load(self, state_dict)
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickle nor copy: both would part the optimizer from its parameters."""
+        raise TypeError(f"cannot copy or pickle {type(self).__name__}; use state_dict()")
 
     def __repr__(self) -> str:
         name, tensors = type(self).__name__, len(self.tensors.names)
@@ -186,14 +203,19 @@ class Optimizer(Engine):
 
     `params` is an array, a sequence or mapping of arrays, or a list of groups, each a mapping with
     ``"params"`` and the hyperparameters that differ for it. The arrays are float32 or float64, of any shape,
-    and are updated in place; state has their dtype. Every number may be a callable of the step t = 1, 2, …
-    instead. ``backend="numpy"`` runs the rule's formula in NumPy; both backends give the same bits.
+    and are updated in place; state has their dtype. ``backend="numpy"`` runs the rule's formula in NumPy;
+    both backends give the same bits.
+
+    lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False. Every
+    hyperparameter can be changed between steps, and every number may be a callable of the step t = 1, 2, …
+    instead, except those that a rule calls fixed.
 
     Raises TypeError or ValueError, naming the tensor or hyperparameter, for what cannot be optimized.
     """
 
-    params: Params = positional(kw_only=False)
-    backend: Literal["native", "numpy"] = "native"
+    if TYPE_CHECKING:  # the arguments that are no hyperparameters
+        params: InitVar[Params] = positional(kw_only=False)
+        backend: Literal["native", "numpy"] = "native"
 
     lr: Nonnegative = 1e-3
     l1: Nonnegative = 0.0

@@ -20,10 +20,10 @@ def use_isa(name: str) -> None:
 
 
 def set_num_threads(n: int) -> None:
-    """Use up to `n` threads for a step; results do not depend on it. Raises TypeError or ValueError below 1.
+    """Use up to `n` threads for a step; results do not depend on it.
 
     At import it is FUSEDSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may
-    use. After fork() the child runs serially.
+    use. After fork() the child runs serially. Raises TypeError, or ValueError unless `n` is from 1 to 1024.
     """
     n = index(n)
     if not 1 <= n <= MAX_THREADS:
@@ -79,14 +79,14 @@ def _openmp_threads() -> int | None:
 
 
 def _processors() -> int:
-    """The processors of the affinity mask, or fewer if the control group's quota is less."""
+    """The processors of the affinity mask, or fewer if the container's quota is less."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def _cgroup_quota(root: str = "/sys/fs/cgroup") -> float | None:
-    """Processors' worth of time that the control group grants, version 2 or 1; None where unlimited."""
+    """Processors' worth of time that the root control group grants, version 2 or 1; None where unlimited."""
 
     def words(name: str) -> list[str]:
         with open(f"{root}/{name}") as file:  # noqa: PTH123  # importing pathlib would take longer than all of this

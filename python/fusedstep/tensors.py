@@ -85,7 +85,7 @@ class Tensors:
         moving = [i for i in self._strided if gradients[i] is not None]
         for i in moving:
             check_writeable(self.names[i], self._strided[i])
-        return [(self._strided[i], self.dense[i]) for i in moving]
+        return [(self._strided[i].view(np.ndarray), self.dense[i]) for i in moving]
 
     def views(self) -> list[Mapping[str, Array]]:
         """For each parameter its state arrays by slot, as views for the user."""

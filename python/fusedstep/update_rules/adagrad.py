@@ -22,8 +22,8 @@ class Adagrad(Optimizer):
     ``s ← s + g²;  p ← p - lr·g / (√s + eps)``. State: s, the sum of squares.
 
     lr: step size, default 0.01, divided by ``1 + (t - 1)·lr_decay`` (default 0). eps: default 1e-8 (torch:
-    1e-10). initial_accumulator: where s starts, default 0. mean: divide by the root mean square ``√(s/t)``
-    instead of ``√s``, default False. Further options and errors: see `Optimizer`.
+    1e-10). initial_accumulator: where s starts, default 0, fixed. mean: divide by the root mean square
+    ``√(s/t)`` instead of ``√s``, default False. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
@@ -57,9 +57,9 @@ class RMSProp(Optimizer):
 
     lr: step size, default 0.001. rho: in [0, 1), default 0.9 (torch: 0.99). eps: default 1e-8.
     centered: ``a ← rho·a + (1 - rho)·g``, and ``√(s - a²)`` for ``√s``, taken as 0 where rounding makes it
-    negative (Graves 2013, arXiv:1308.0850), default False. momentum: ``b ← momentum·b + g / (√s + eps);  p ←
-    p - lr·b``, default 0: without b. eps_inside: ``√(s + eps)`` for ``√s + eps``, default False.
-    Further options and errors: see `Optimizer`.
+    negative (Graves 2013, arXiv:1308.0850), default False, fixed. momentum: ``b ← momentum·b + g / (√s +
+    eps);  p ← p - lr·b``, default 0: without b, which cannot change later. eps_inside: ``√(s + eps)`` for
+    ``√s + eps``, default False. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 1e-3
@@ -98,7 +98,7 @@ class RMSProp(Optimizer):
         p[...] = p - c.step * b
 
     @classmethod
-    def kernel(cls, h: SimpleNamespace) -> Kernel:
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
         if h.momentum != 0:
             return cls.update_centered_momentum if h.centered else cls.update_momentum
         return cls.update_centered if h.centered else cls.update

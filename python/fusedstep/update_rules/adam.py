@@ -22,7 +22,7 @@ class Adam(Optimizer):
     p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 - beta2ᵗ)) + eps)``. State: m and v, the means of g and g².
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
-    amsgrad: divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False.
+    amsgrad: divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False, fixed.
     bias_correction: default True; False is the short form ``p ← p - lr·m / (√v + eps)``.
     eps_hat: the paper's section 2 form ``p ← p - lr·√(1 - beta2ᵗ) / (1 - beta1ᵗ)·m / (√v + eps)``, used by
     Keras, scikit-learn and ONNX, default False. Further options and errors: see `Optimizer`.
@@ -52,7 +52,7 @@ class Adam(Optimizer):
         p[...] = p - c.step * m / (np.sqrt(vmax) * c.root + c.eps)
 
     @classmethod
-    def kernel(cls, h: SimpleNamespace) -> Kernel:
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
         return cls.update_amsgrad if h.amsgrad else cls.update
 
     def coefficients(self, h: At, t: int) -> dict[str, float]:
@@ -68,7 +68,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay. Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
 
-    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. State: m and v.
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. In the paper a schedule scales the decay but
+    lr = α does not; this is the form of torch and most others. State: m and v.
 
     weight_decay: default 0.01. All else as for `Adam`.
     """

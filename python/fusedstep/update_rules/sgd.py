@@ -79,8 +79,9 @@ class Nesterov(Optimizer):
 
     The method is ``x_ahead = x + momentum·v;  v ← momentum·v - lr·g(x_ahead);  x ← x + v``. The caller
     computes gradients at p, so p is x_ahead: ``u ← momentum·v - lr·g;  p ← p - momentum·v + (1 + momentum)·u;
-     v ← u``. With a schedule, p is left where the momentum of the next step looks ahead to. State: v, the
-     velocity.
+    v ← u``. With a schedule, p is left where the momentum of the next step looks ahead to, so step t asks for
+    momentum(t + 1) too; a parameter skipped while momentum changes stays where it looked ahead to before, and
+    its next step is off by that change times v. State: v, the velocity.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. Further options and errors: see
     `Optimizer`.
@@ -88,10 +89,8 @@ class Nesterov(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
-    scalars: ClassVar = {
-        "behind": 0.0,
-        "ahead": 0.0,
-    }  # p = x + ahead·v now, and = x + behind·v before the step
+    # p = x + ahead·v now, and = x + behind·v before the step
+    scalars: ClassVar = {"behind": 0.0, "ahead": 0.0}
 
     @kernel("Nesterov")
     @staticmethod
