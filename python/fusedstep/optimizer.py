@@ -156,7 +156,7 @@ class Engine:
         strided = self.tensors.strided(gradients)
         for p, stand_in in strided:
             stand_in[...] = p
-        # Nothing can fail from here on, but an interrupt may come, and comes when the run is over.
+        # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
         for group, values in zip(self.groups, scalars, strict=True):
             group.scalars.update(values)
         self._t = t
