@@ -215,6 +215,7 @@ def test_interrupted_step_is_a_whole_step() -> None:
     control = {"large": np.zeros(n, np.float32), "strided": np.zeros(10, np.float32)}
     grads = {name: np.ones(p.size, np.float32) for name, p in params.items()}
     opt, other = fs.Nesterov(params), fs.Nesterov(control)
+    opt.step(grads)
 
     def until_interrupted() -> None:
         while opt.t < 1000:

@@ -59,14 +59,12 @@ def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
 
 
 def _check_groups(optimizer: Engine, saved: Any) -> None:
-    if not isinstance(saved, list | tuple):
-        raise TypeError(f"groups of the checkpoint must be a list, got {saved!r}")
+    _list("groups of the checkpoint", saved)
     if len(saved) != len(optimizer.groups):
         raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
     for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, saved, strict=True):
         _same("group of the checkpoint", values, ("params", "hyperparameters", "scalars"))
-        if not isinstance(values["params"], list | tuple):
-            raise TypeError(f"params of the checkpoint must be a list, got {values['params']!r}")
+        _list("params of the checkpoint", values["params"])
         _same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
         _mapping("hyperparameters", values["hyperparameters"])
         for name, value in values["hyperparameters"].items():
@@ -89,6 +87,11 @@ def _check_state(optimizer: Engine, saved: Any) -> None:
             raise ValueError(f"{label} has shape {value.shape}, its parameter {array.shape}")
         if value.dtype != array.dtype:
             raise TypeError(f"{label} has dtype {value.dtype.str}, here {array.dtype.str}")
+
+
+def _list(label: str, found: Any) -> None:
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{label} must be a list, got {found!r}")
 
 
 def _mapping(label: str, found: Any) -> None:

@@ -32,9 +32,8 @@ class Structure:
             return cls(Mapping, tuple(tree)), list(tree.values())
         if isinstance(tree, np.ndarray):
             return cls(np.ndarray, (start,), start), [tree]
-        if _is_series(tree):
-            leaves = list(tree)
-            return cls(Sequence, tuple(range(start, start + len(leaves))), start), leaves
+        if isinstance(tree, list):
+            return cls(Sequence, tuple(range(start, start + len(tree))), start), tree
         raise TypeError(f"params must be an array, a sequence or a mapping, not {type(tree).__name__}")
 
     def fits(self, tree: Any) -> bool:
@@ -76,17 +75,14 @@ class Groups:
 
     def __init__(self, params: Any) -> None:
         """Read `params` into `options`, `trees`, `groups` and `leaves`, an item a group, and all `names`."""
-        if _is_series(params):
-            params = list(params)
+        params = _listed(params)
         self._grouped = isinstance(params, list) and any(_is_group(item) for item in params)
         groups = params if self._grouped else [{"params": params}]
         for i, group in enumerate(groups):
             if not _is_group(group):
                 raise TypeError(f"group {i} must be a mapping with 'params', got {type(group).__name__}")
         self.options = [{key: group[key] for key in group if key != "params"} for group in groups]
-        self.trees = [
-            list(group["params"]) if _is_series(group["params"]) else group["params"] for group in groups
-        ]
+        self.trees = [_listed(group["params"]) for group in groups]
         self.groups: list[Structure] = []
         self.leaves: list[list[Any]] = []
         self.names: list[Hashable] = []
@@ -131,6 +127,11 @@ class Groups:
 def _is_series(tree: Any) -> bool:
     """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
     return isinstance(tree, Iterable) and not isinstance(tree, Mapping | AbstractSet | np.ndarray)
+
+
+def _listed(tree: Any) -> Any:
+    """`tree`, as a list if it is a series: an iterator gives its leaves only once."""
+    return list(tree) if _is_series(tree) else tree
 
 
 def _is_group(tree: Any) -> bool:
