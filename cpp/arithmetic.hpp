@@ -21,6 +21,13 @@ inline T maximum(T a, T b) {
   return a > b || a != a ? a : b;
 }
 
+/// x, or the one of -bound and bound that it lies beyond; NaN stays NaN, as in numpy.clip.
+template <class T>
+inline T clamp(T x, T bound) {
+  const T above = x < -bound ? -bound : x;
+  return above > bound ? bound : above;
+}
+
 /// x, or 0 where rounding made a variance negative.
 template <class T>
 inline T positive(T x) {

@@ -3,8 +3,10 @@
 // place.
 #include <string.h>
 
+#include <type_traits>
 #include <utility>
 
+#include "passes.hpp"
 #include "prologue.hpp"
 #include "rules.hpp"
 #include "sweep.hpp"
@@ -25,34 +27,88 @@ Struct fill(const double* values) {
 }
 
 /// One kernel: the bare numbers and pointers of the table become the rule, its prologue and its state slots.
-template <template <class> class Prologue, template <class> class Rule, class Kept, size_t... slot>
+template <template <class> class Prologue, template <class> class Rule, class P, class G, class S,
+          size_t... slot>
 void run(const double* coefficients, size_t begin, size_t end, void* p, const void* g, void* const* state) {
-  using T = typename Storage<Kept>::Arithmetic;
+  using T = typename Storage<P>::Arithmetic;
   sweep(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end,
-        static_cast<Kept*>(p), static_cast<const Kept*>(g), static_cast<Kept*>(state[slot])...);
+        static_cast<P*>(p), static_cast<const G*>(g), static_cast<S*>(state[slot])...);
+}
+
+/// The mixes of parameter, gradient and state that have loops of their own.
+template <class P, class G, class S>
+constexpr bool has_loop() {
+  constexpr bool all_alike = std::is_same_v<P, G> && std::is_same_v<P, S>;
+  if constexpr (std::is_same_v<P, double> || std::is_same_v<G, double> || std::is_same_v<S, double>)
+    return all_alike;
+  constexpr bool narrow_gradients = std::is_same_v<P, float> && std::is_same_v<S, float>;
+  constexpr bool wide_state = std::is_same_v<P, G> && std::is_same_v<S, float>;
+  constexpr bool narrow_state =
+      std::is_same_v<P, float> && std::is_same_v<G, float> && std::is_same_v<S, BFloat16>;
+  return all_alike || narrow_gradients || wide_state || narrow_state;
 }
 
 template <template <class> class Rule, size_t... slot>
-constexpr Kernel entry(const char* name, std::index_sequence<slot...>) {
-  return {name,
-          sizeof...(slot),
-          sizeof(Rule<double>) / sizeof(double),
-          {{run<Decoupled, Rule, float, slot...>, run<Coupled, Rule, float, slot...>},
-           {run<Decoupled, Rule, double, slot...>, run<Coupled, Rule, double, slot...>}}};
-}
+struct Entry {
+  Kernel kernel;
+
+  constexpr explicit Entry(const char* name)
+      : kernel{name, sizeof...(slot), sizeof(Rule<double>) / sizeof(double), {}} {
+    parameter<float>(number_f32);
+    parameter<double>(number_f64);
+    parameter<BFloat16>(number_bf16);
+    parameter<Float16>(number_f16);
+  }
+
+ private:
+  template <class P>
+  constexpr void parameter(Number p) {
+    gradient<P, float>(p, number_f32);
+    gradient<P, double>(p, number_f64);
+    gradient<P, BFloat16>(p, number_bf16);
+    gradient<P, Float16>(p, number_f16);
+  }
+
+  template <class P, class G>
+  constexpr void gradient(Number p, Number g) {
+    state<P, G, float>(p, g, number_f32);
+    state<P, G, double>(p, g, number_f64);
+    state<P, G, BFloat16>(p, g, number_bf16);
+    state<P, G, Float16>(p, g, number_f16);
+  }
+
+  template <class P, class G, class S>
+  constexpr void state(Number p, Number g, Number s) {
+    if constexpr (has_loop<P, G, S>()) {
+      using Kept =
+          std::conditional_t<sizeof...(slot) == 0, P, S>;  // the same loop for any state that is none
+      kernel.sweep[p][g][s][0] = run<Decoupled, Rule, P, G, Kept, slot...>;
+      kernel.sweep[p][g][s][1] = run<Coupled, Rule, P, G, Kept, slot...>;
+    }
+  }
+};
 
 /// The state slots are what a rule takes after p and g.
-template <class Rule, class T, class... S>
-constexpr std::index_sequence_for<S...> slots(void (Rule::*)(T&, T, S&...) const) {
-  return {};
+template <template <class> class Rule, class T, class... S>
+constexpr Kernel entry(const char* name, void (Rule<T>::*)(T&, T, S&...) const) {
+  return [&]<size_t... slot>(std::index_sequence<slot...>) {
+    return Entry<Rule, slot...>(name).kernel;
+  }(std::index_sequence_for<S...>{});
 }
 
-#define FUSEDSTEP_KERNEL(Rule) entry<Rule>(#Rule, slots(&Rule<double>::operator())),
+#define FUSEDSTEP_KERNEL(Rule) entry(#Rule, &Rule<double>::operator()),
 constexpr Kernel kernels[] = {FUSEDSTEP_RULES(FUSEDSTEP_KERNEL)};
 
 }  // namespace
 
+// In the order of Number. float64 is not converted: it mixes with nothing.
 extern const Table table;
-constexpr Table table = {FUSEDSTEP_ISA_NAME, kernels, sizeof kernels / sizeof *kernels};
+constexpr Table table = {FUSEDSTEP_ISA_NAME,
+                         kernels,
+                         sizeof kernels / sizeof *kernels,
+                         {widen<float>, nullptr, widen<BFloat16>, widen<Float16>},
+                         {narrow<float>, nullptr, narrow<BFloat16>, narrow<Float16>},
+                         {squares<float>, squares<double>, squares<BFloat16>, squares<Float16>},
+                         {scaling<float>, scaling<double>, scaling<BFloat16>, scaling<Float16>}};
 
 }  // namespace fusedstep::FUSEDSTEP_ISA

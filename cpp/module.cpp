@@ -3,13 +3,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <bit>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "plan.hpp"
+#include "reduce.hpp"
 
 namespace py = pybind11;
 
@@ -22,10 +25,38 @@ bool is_native(const py::dtype& dtype) {
          dtype.byteorder() == (std::endian::native == std::endian::little ? '<' : '>');
 }
 
+/// NumPy numbers the types that other packages register in the order in which they do; ml_dtypes' bfloat16
+/// has whatever number it got when it was imported.
+bool is_bfloat16(const py::dtype& dtype) {
+  constexpr int first_registered = 256;
+  static std::atomic<int> known = -1;
+  if (dtype.num() == known) return true;
+  if (dtype.num() < first_registered || !py::str(dtype.attr("name")).equal(py::str("bfloat16"))) return false;
+  known = dtype.num();
+  return true;
+}
+
+/// What the elements of an array of this type are, or none of the numbers.
 Number number(const py::dtype& dtype) {
-  if (is_native(dtype) && dtype.num() == py::dtype::num_of<float>()) return number_f32;
-  if (is_native(dtype) && dtype.num() == py::dtype::num_of<double>()) return number_f64;
-  throw std::invalid_argument("no kernel for this dtype");
+  constexpr int half = 23;
+  if (!is_native(dtype)) return numbers;
+  if (dtype.num() == py::dtype::num_of<float>()) return number_f32;
+  if (dtype.num() == py::dtype::num_of<double>()) return number_f64;
+  if (dtype.num() == half) return number_f16;
+  return is_bfloat16(dtype) ? number_bf16 : numbers;
+}
+
+Number checked_number(const py::dtype& dtype) {
+  if (number(dtype) == numbers) throw std::invalid_argument("no kernel for this dtype");
+  return number(dtype);
+}
+
+/// float64 is computed in float64 and mixes with nothing; all else is computed in float32.
+bool mix(Number a, Number b) { return (a == number_f64) == (b == number_f64); }
+
+Run run_of(const py::array& array) {
+  return {{checked_number(array.dtype()), const_cast<void*>(array.data())},
+          static_cast<std::size_t>(array.size())};
 }
 
 std::size_t kernel_index(const std::string& name) {
@@ -38,104 +69,165 @@ std::size_t kernel_index(const std::string& name) {
 /// A plan and the arrays whose addresses it holds.
 class PinnedPlan {
  public:
-  using Entry = std::tuple<std::size_t, py::array, std::vector<py::array>>;  // group, p, state
+  /// The group, the parameter, its state, and the average of its weights if one is kept.
+  using Entry = std::tuple<std::size_t, py::array, std::vector<py::array>, std::optional<py::array>>;
+  /// The coefficients of a group's rule and of its averages.
+  using Coefficients = std::pair<std::vector<double>, std::vector<double>>;
 
-  PinnedPlan(const std::vector<std::string>& kernels, const std::vector<Entry>& entries)
-      : ndarray_(py::module_::import("numpy").attr("ndarray")), plan_(plan(kernels, entries)) {
-    for (const auto& [group, p, state] : entries) {
-      parameters_.push_back(p);
-      state_.push_back(state);
-    }
-  }
+  PinnedPlan(const std::vector<std::string>& kernels, const std::string& average, std::vector<Entry> entries)
+      : ndarray_(py::module_::import("numpy").attr("ndarray")),
+        average_(kernel_index(average)),
+        plan_(plan(kernels, average_, entries)),
+        entries_(std::move(entries)) {}
 
   /// Takes a step's gradients, one for each parameter or None. Returns the positions of those that the
-  /// kernels cannot read as they are; unless there are none, run() refuses.
-  std::vector<std::size_t> pin(const py::list& gradients) {
-    if (gradients.size() != parameters_.size())
+  /// kernels cannot use as they are; unless there are none, run() refuses. Gradients that will be zeroed must
+  /// be apart from one another.
+  std::vector<std::size_t> pin(const py::list& gradients, bool zero_gradients) {
+    if (gradients.size() != entries_.size())
       throw std::invalid_argument("one gradient or None for each parameter");
     pinned_ = false;
     std::vector<std::size_t> odd;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    for (std::size_t i = 0; i < entries_.size(); ++i) {
       const py::handle g = PyList_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
-      Tensor& tensor = plan_.tensors()[i];
       if (g.is_none())
-        tensor.g = nullptr;
-      else if (parameters_[i].writeable() && matches(g, parameters_[i]) && is_apart(g, tensor))
-        tensor.g = py::reinterpret_borrow<py::array>(g).data();
-      else
+        plan_.tensors()[i].g.data = nullptr;
+      else if (!take(g, i, zero_gradients))
         odd.push_back(i);
     }
+    if (zero_gradients && odd.empty()) odd = overlapping(plan_.gradients());
     pinned_ = odd.empty();
     return odd;
   }
 
+  /// The 2-norm of the gradients.
+  double norm() const {
+    if (!pinned_) throw no_gradients();
+    const std::vector<Run> gradients = plan_.gradients();
+    const py::gil_scoped_release release;
+    return fusedstep::norm(gradients);
+  }
+
   /// Does the step, once for each time that the gradients are pinned: nothing keeps them alive beyond.
-  void run(const py::list& rows) {
-    if (!pinned_) throw std::logic_error("no gradients, or some that cannot be read as they are");
+  void run(const std::vector<Coefficients>& groups, bool zero_gradients) {
+    if (!pinned_) throw no_gradients();
     const std::vector<std::size_t>& kernels = plan_.kernels();
-    if (rows.size() != kernels.size()) throw std::invalid_argument("one row of coefficients for each group");
-    std::vector<std::vector<double>> coefficients;
-    for (std::size_t group = 0; group < kernels.size(); ++group)
-      coefficients.push_back(row(active().kernels[kernels[group]], rows[group]));
+    if (groups.size() != kernels.size()) throw std::invalid_argument("coefficients for each group");
+    std::vector<Row> rows;
+    for (std::size_t group = 0; group < kernels.size(); ++group) {
+      const auto& [rule, average] = groups[group];
+      check(kernels[group], rule);
+      if (!average.empty()) check(average_, average);
+      rows.push_back({rule, average});
+    }
+    for (const Tensor& tensor : plan_.tensors())
+      if (tensor.average != nullptr && rows[tensor.group].average.empty())
+        throw std::invalid_argument("coefficients of the average for each group that keeps one");
     pinned_ = false;
     const py::gil_scoped_release release;
-    plan_.run(coefficients);
+    plan_.run(rows, zero_gradients);
   }
 
  private:
-  static Plan plan(const std::vector<std::string>& names, const std::vector<Entry>& entries) {
+  static std::logic_error no_gradients() {
+    return std::logic_error("no gradients, or some that cannot be used as they are");
+  }
+
+  static Plan plan(const std::vector<std::string>& names, std::size_t average, std::vector<Entry>& entries) {
     std::vector<std::size_t> kernels;
     for (const std::string& name : names) kernels.push_back(kernel_index(name));
     std::vector<Tensor> tensors;
-    for (const auto& [group, p, state] : entries) {
+    for (auto& [group, p, state, mean] : entries) {
       if (state.size() != active().kernels[kernels.at(group)].slots)
         throw std::invalid_argument("wrong number of state slots for " + names[group]);
-      Tensor tensor{
-          group, number(p.dtype()), static_cast<std::size_t>(p.size()), py::array(p).mutable_data(), nullptr,
-          {}};
-      for (std::size_t slot = 0; slot < state.size(); ++slot)
-        tensor.state.at(slot) = py::array(state[slot]).mutable_data();
+      const Number number = checked_number(p.dtype());
+      Tensor tensor{group,
+                    static_cast<std::size_t>(p.size()),
+                    {number, p.mutable_data()},
+                    {number, nullptr},
+                    number,
+                    {},
+                    nullptr};
+      for (std::size_t slot = 0; slot < state.size(); ++slot) {
+        tensor.kept = checked_number(state[slot].dtype());
+        tensor.state.at(slot) = state[slot].mutable_data();
+      }
+      if (mean) {
+        tensor.kept = checked_number(mean->dtype());
+        tensor.average = mean->mutable_data();
+      }
+      if (!mix(number, tensor.kept)) throw std::invalid_argument("float64 mixes with no other type");
       tensors.push_back(tensor);
     }
-    return {std::move(kernels), std::move(tensors)};
+    return {std::move(kernels), average, std::move(tensors)};
   }
 
-  static std::vector<double> row(const Kernel& kernel, const py::list& values) {
-    if (values.size() != c_rule + kernel.coefficients)
-      throw std::invalid_argument(std::string("wrong number of coefficients for ") + kernel.name);
-    std::vector<double> row;
-    row.reserve(values.size());
-    for (const py::handle value : values) row.push_back(value.cast<double>());
-    return row;
+  static void check(std::size_t kernel, const std::vector<double>& row) {
+    const Kernel& wanted = active().kernels[kernel];
+    if (row.size() != c_rule + wanted.coefficients)
+      throw std::invalid_argument(std::string("wrong number of coefficients for ") + wanted.name);
   }
 
-  /// The same type, numbers, shape and order in memory as the parameter.
-  bool matches(py::handle object, const py::array& p) const {
+  /// Takes the gradient of parameter i, if its numbers can be mixed with the parameter's, its shape and order
+  /// in memory are the parameter's, and it lies apart from all that the step writes.
+  bool take(py::handle object, std::size_t i, bool writes) {
     if (!py::type::handle_of(object).is(ndarray_)) return false;
     const auto g = py::reinterpret_borrow<py::array>(object);
-    const py::dtype dtype = g.dtype();
-    if (dtype.num() != p.dtype().num() || !is_native(dtype)) return false;
+    const py::array& p = std::get<1>(entries_[i]);
+    Tensor& tensor = plan_.tensors()[i];
+    const Number found = g.dtype().is(p.dtype()) ? tensor.p.number : number(g.dtype());
+    if (found == numbers || !mix(found, tensor.p.number)) return false;
+    if (!p.writeable() || (writes && !g.writeable())) return false;
     if ((g.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) return false;
+    if (!lies_as(g, p)) return false;
+    const Array array{found, const_cast<void*>(g.data())};
+    // One that passed last time need not be looked up again.
+    const bool same = array.data == tensor.g.data && array.number == tensor.g.number;
+    if (!same && plan_.touches(array.data, tensor.size * width(found))) return false;
+    tensor.g = array;
+    return true;
+  }
+
+  /// The same shape, and, counted in elements, the same strides.
+  static bool lies_as(const py::array& g, const py::array& p) {
     if (g.ndim() != p.ndim()) return false;
     for (py::ssize_t axis = 0; axis < g.ndim(); ++axis) {
       if (g.shape()[axis] != p.shape()[axis]) return false;
-      if (g.strides()[axis] != p.strides()[axis] && g.shape()[axis] != 1 && p.size() != 0) return false;
+      if (g.shape()[axis] != 1 && p.size() != 0 &&
+          g.strides()[axis] * p.itemsize() != p.strides()[axis] * g.itemsize())
+        return false;
     }
     return true;
   }
 
-  /// Not in memory that the step writes. An address that passed last time need not be looked up again.
-  bool is_apart(py::handle object, const Tensor& tensor) const {
-    const auto g = py::reinterpret_borrow<py::array>(object);
-    return g.data() == tensor.g || !plan_.touches(g.data(), static_cast<std::size_t>(g.nbytes()));
-  }
-
   py::object ndarray_;
+  std::size_t average_;
   Plan plan_;
+  std::vector<Entry> entries_;
   bool pinned_ = false;
-  std::vector<py::array> parameters_;
-  std::vector<std::vector<py::array>> state_;
 };
+
+std::vector<Run> runs_of(const std::vector<py::array>& arrays) {
+  std::vector<Run> runs;
+  for (const py::array& array : arrays) runs.push_back(run_of(array));
+  return runs;
+}
+
+double norm_of(const std::vector<py::array>& arrays) {
+  const std::vector<Run> runs = runs_of(arrays);
+  const py::gil_scoped_release release;
+  return norm(runs);
+}
+
+std::vector<std::size_t> overlapping_of(const std::vector<py::array>& arrays) {
+  return overlapping(runs_of(arrays));
+}
+
+void scale_all(const std::vector<py::array>& arrays, double factor) {
+  const std::vector<Run> runs = runs_of(arrays);
+  const py::gil_scoped_release release;
+  scale(runs, factor);
+}
 
 py::dict kernels() {
   py::dict list;
@@ -155,20 +247,25 @@ std::vector<std::string> isas() {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The native half of fusedstep.";
   m.attr("version") = FUSEDSTEP_VERSION;
-  m.attr("openmp") = has_openmp();
-  m.attr("tile") = Plan::tile;
+  m.attr("tile") = Tiles::size;
   m.def("kernels", &kernels, "State slots and coefficients of each compiled rule.");
   m.def("isas", &isas, "The instruction sets that can run here, slowest first.");
   m.def("isa", [] { return active().isa; }, "The instruction set in use.");
   m.def("use_isa", &use, py::arg("name"), "Choose the instruction set.");
   m.def("num_threads", &num_threads, "The threads that a step may use.");
   m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set them.");
+  m.def("norm", &norm_of, py::arg("arrays"),
+        "The 2-norm of all elements of arrays that are single runs of memory.");
+  m.def("overlapping", &overlapping_of, py::arg("arrays"),
+        "The positions of those that begin in another's memory.");
+  m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"), "Multiply them.");
   py::class_<PinnedPlan>(m, "Plan", "Parameters and state, pinned: what does not change between steps.")
-      .def(py::init<const std::vector<std::string>&, const std::vector<PinnedPlan::Entry>&>(),
-           py::arg("kernels"), py::arg("tensors"))
-      .def("pin", &PinnedPlan::pin, py::arg("gradients"),
-           "Take a step's gradients; return the positions of those not readable as they are.")
-      .def("run", &PinnedPlan::run, py::arg("coefficients"), "Do the step.");
+      .def(py::init<const std::vector<std::string>&, const std::string&, std::vector<PinnedPlan::Entry>>(),
+           py::arg("kernels"), py::arg("average"), py::arg("tensors"))
+      .def("pin", &PinnedPlan::pin, py::arg("gradients"), py::arg("zero_gradients"),
+           "Take a step's gradients; return the positions of those not usable as they are.")
+      .def("norm", &PinnedPlan::norm, "The 2-norm of the gradients.")
+      .def("run", &PinnedPlan::run, py::arg("coefficients"), py::arg("zero_gradients"), "Do the step.");
 }
 
 }  // namespace

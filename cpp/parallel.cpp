@@ -1,6 +1,12 @@
 #include "parallel.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #ifndef _WIN32
 #include <pthread.h>
@@ -9,6 +15,100 @@
 namespace fusedstep {
 namespace {
 
+/// A thread's own run of tiles, of which others may take what it has not come to.
+struct alignas(64) Share {
+  std::atomic<std::size_t> next;
+  std::size_t end;
+};
+
+/// One call's tiles. From call to call a thread begins with the same ones, which its core's cache may still
+/// hold; one that is done early helps the others.
+class Job {
+ public:
+  Job(std::size_t tiles, std::size_t threads, void (*work)(const void*, std::size_t), const void* context)
+      : work_(work), context_(context), shares_(threads) {
+    for (std::size_t i = 0; i < threads; ++i) {
+      shares_[i].next = tiles * i / threads;
+      shares_[i].end = tiles * (i + 1) / threads;
+    }
+  }
+
+  std::size_t threads() const { return shares_.size(); }
+
+  /// Works until no tile is left to take.
+  void run(std::size_t thread) {
+    for (std::size_t i = 0; i < threads(); ++i) {
+      Share& share = shares_[(thread + i) % threads()];
+      for (std::size_t tile; (tile = share.next++) < share.end;) work_(context_, tile);
+    }
+  }
+
+ private:
+  void (*work_)(const void*, std::size_t);
+  const void* context_;
+  std::vector<Share> shares_;
+};
+
+/// Threads that help a caller. The caller never waits for one that has not begun: where another library's
+/// threads hold the cores, it does all tiles itself. (The barrier at the end of an OpenMP region does wait,
+/// after a matrix product of OpenBLAS for milliseconds: its threads go on looking for work.)
+class Pool {
+ public:
+  /// False, and nothing done, where the pool works for another thread.
+  bool run(Job& job) {
+    const std::unique_lock lock(caller_, std::try_to_lock);
+    if (!lock) return false;
+    hire(job.threads() - 1);
+    job_ = &job;
+    gate_ = 0;
+    ++calls_;
+    calls_.notify_all();
+    job.run(0);
+    gate_ |= closed;
+    while (gate_ != closed) std::this_thread::yield();
+    return true;
+  }
+
+ private:
+  /// Set when no more workers may enter; below it, their number inside.
+  static constexpr unsigned closed = 1U << 31;
+  /// How long a worker without work stays awake; the next call often follows soon.
+  static constexpr std::chrono::microseconds patience{50};
+
+  void hire(std::size_t workers) {
+    try {
+      for (; workers_ < workers; ++workers_) std::thread(&Pool::work, this, workers_ + 1).detach();
+    } catch (const std::system_error&) {
+      // The system grants no more threads: those there are do the work.
+    }
+  }
+
+  void work(std::size_t thread) {
+    for (unsigned seen = 0;; seen = calls_) {
+      if (enter()) {
+        if (thread < job_->threads()) job_->run(thread);
+        --gate_;
+      }
+      const auto bedtime = std::chrono::steady_clock::now() + patience;
+      while (calls_ == seen && std::chrono::steady_clock::now() < bedtime) std::this_thread::yield();
+      calls_.wait(seen);
+    }
+  }
+
+  bool enter() {
+    unsigned inside = gate_;
+    while (inside < closed)
+      if (gate_.compare_exchange_weak(inside, inside + 1)) return true;
+    return false;
+  }
+
+  std::mutex caller_;
+  std::size_t workers_ = 0;
+  Job* job_ = nullptr;
+  std::atomic<unsigned> gate_{closed};
+  std::atomic<unsigned> calls_{0};
+};
+
 std::atomic<int> requested{1};
 std::atomic<bool> forked{false};
 
@@ -16,10 +116,26 @@ std::atomic<bool> forked{false};
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
+/// Never destroyed: its workers may outlive everything else.
+Pool& pool() {
+  static Pool* const only = new Pool;
+  return *only;
+}
+
 }  // namespace
 
-int num_threads() { return has_openmp() && !forked ? requested.load() : 1; }
+int num_threads() { return forked ? 1 : requested.load(); }
 
 void set_num_threads(int threads) { requested = threads; }
+
+void for_each_tile(std::size_t tiles, std::size_t least, void (*work)(const void*, std::size_t),
+                   const void* context) {
+  const std::size_t threads = std::min(static_cast<std::size_t>(num_threads()), tiles / least);
+  if (threads > 1) {
+    Job job(tiles, threads, work, context);
+    if (pool().run(job)) return;
+  }
+  for (std::size_t tile = 0; tile < tiles; ++tile) work(context, tile);
+}
 
 }  // namespace fusedstep

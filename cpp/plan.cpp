@@ -1,65 +1,69 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "dispatch.hpp"
+#include "mixed.hpp"
 #include "parallel.hpp"
 
 namespace fusedstep {
 namespace {
 
-/// Tiles end at multiples of this many elements of a tensor: whole cache lines and vectors.
-/// A tensor smaller than that counts as that much work.
+/// Elements in a cache line of the narrowest numbers, twice.
 constexpr std::size_t grain = 64;
 
-constexpr std::size_t width(Number number) { return number == number_f32 ? sizeof(float) : sizeof(double); }
+std::vector<std::size_t> sizes(const std::vector<Tensor>& tensors) {
+  std::vector<std::size_t> list;
+  for (const Tensor& tensor : tensors) list.push_back(tensor.size);
+  return list;
+}
 
 }  // namespace
 
-Plan::Plan(std::vector<std::size_t> kernels, std::vector<Tensor> tensors)
-    : kernels_(std::move(kernels)), tensors_(std::move(tensors)) {
-  std::size_t room = 0;  // what the current tile still takes
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const Tensor& tensor = tensors_[i];
-    for (std::size_t element = 0; element < tensor.size;) {
-      if (room == 0) {
-        tiles_.push_back({i, element});
-        room = tile;
-      }
-      const std::size_t taken = std::min(room, tensor.size - element);
-      element += taken;
-      room -= (taken + grain - 1) / grain * grain;
-    }
-    const std::size_t bytes = tensor.size * width(tensor.number);
-    if (bytes == 0) continue;
-    const auto remember = [&](const void* start) {
+Plan::Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Tensor> tensors)
+    : kernels_(std::move(kernels)),
+      average_(average),
+      tensors_(std::move(tensors)),
+      tiles_(sizes(tensors_), grain) {
+  for (const Tensor& tensor : tensors_) {
+    if (tensor.size == 0) continue;
+    const auto remember = [&](Number number, const void* start) {
       const auto* begin = static_cast<const char*>(start);
-      memory_.emplace_back(begin, begin + bytes);
+      memory_.emplace_back(begin, begin + tensor.size * width(number));
     };
-    remember(tensor.p);
+    remember(tensor.p.number, tensor.p.data);
     const Kernel& kernel = active().kernels[kernels_[tensor.group]];
-    std::for_each_n(tensor.state.begin(), kernel.slots, remember);
+    for (std::size_t slot = 0; slot < kernel.slots; ++slot) remember(tensor.kept, tensor.state[slot]);
+    if (tensor.average != nullptr) remember(tensor.kept, tensor.average);
   }
-  tiles_.push_back({tensors_.size(), 0});
   std::sort(memory_.begin(), memory_.end());
 }
 
-void Plan::run(const std::vector<std::vector<double>>& coefficients) const {
+void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
   const Table& table = active();
-  const auto step = [&](const Tensor& tensor, std::size_t begin, std::size_t end) {
-    if (tensor.g == nullptr || begin == end) return;
-    const double* row = coefficients[tensor.group].data();
-    const bool coupled = row[c_l2] != 0 || row[c_l1] != 0;
-    const Kernel& kernel = table.kernels[kernels_[tensor.group]];
-    kernel.sweep[tensor.number][coupled](row, begin, end, tensor.p, tensor.g, tensor.state.data());
+  const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
+    const Tensor& tensor = tensors_[i];
+    if (tensor.g.data == nullptr) return;
+    const Row& row = rows[tensor.group];
+    sweep(table, table.kernels[kernels_[tensor.group]], row.rule.data(), begin, end, tensor.p, tensor.g,
+          tensor.kept, tensor.state.data());
+    // What follows finds the tile in the cache.
+    if (tensor.average != nullptr)
+      sweep(table, table.kernels[average_], row.average.data(), begin, end, {tensor.kept, tensor.average},
+            tensor.p, tensor.kept, nullptr);
+    if (zero_gradients) std::memset(tensor.g.at(begin), 0, (end - begin) * width(tensor.g.number));
   };
-  for_each_tile(tiles_.size() - 1, [&](std::size_t tile) {
-    Position at = tiles_[tile];
-    const Position stop = tiles_[tile + 1];
-    for (; at.tensor < stop.tensor; at = {at.tensor + 1, 0})
-      step(tensors_[at.tensor], at.element, tensors_[at.tensor].size);
-    if (at.element < stop.element) step(tensors_[at.tensor], at.element, stop.element);
-  });
+  for_each_tile(tiles_.count(), Tiles::least_a_thread,
+                [&](std::size_t tile) { tiles_.for_each_run(tile, step); });
+}
+
+std::vector<Run> Plan::gradients() const {
+  std::vector<Run> runs;
+  runs.reserve(tensors_.size());
+  for (const Tensor& tensor : tensors_)
+    runs.push_back({tensor.g, tensor.g.data == nullptr ? 0 : tensor.size});
+  return runs;
 }
 
 bool Plan::touches(const void* memory, std::size_t size) const {

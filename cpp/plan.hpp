@@ -6,34 +6,42 @@
 #include <utility>
 #include <vector>
 
+#include "reduce.hpp"
 #include "table.hpp"
+#include "tiles.hpp"
 
 namespace fusedstep {
 
 constexpr std::size_t max_slots = 8;
 
-/// One parameter with its state; the gradient changes from step to step, null where there is none.
+/// One parameter with its gradient, its state, and the average of its weights, null where there is none.
+/// The gradient changes from step to step, and its memory is null where there is none.
 struct Tensor {
   std::size_t group;
-  Number number;
   std::size_t size;
-  void* p;
-  const void* g;
+  Array p, g;
+  Number kept;  // of state and average
   std::array<void*, max_slots> state;
+  void* average;
 };
 
-/// All tensors end to end, cut into tiles of about equal work: a large tensor makes many tiles, many small
-/// tensors share one.
+/// A group's coefficients at a step.
+struct Row {
+  std::vector<double> rule;
+  std::vector<double> average;  // empty without
+};
+
 class Plan {
  public:
-  /// Elements of a tile: some microseconds of work.
-  static constexpr std::size_t tile = 16384;
+  /// `kernels` holds, for each group of tensors, the rule's index in the table; `average` is the index of the
+  /// rule that keeps the averages.
+  Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Tensor> tensors);
 
-  /// `kernels` holds, for each group of tensors, the rule's index in the table.
-  Plan(std::vector<std::size_t> kernels, std::vector<Tensor> tensors);
+  /// Steps every tensor that has a gradient, and then sets the gradient to 0 if so asked.
+  void run(const std::vector<Row>& rows, bool zero_gradients) const;
 
-  /// Steps every tensor that has a gradient; coefficients holds a row for each group.
-  void run(const std::vector<std::vector<double>>& coefficients) const;
+  /// The gradients; without elements where there is none.
+  std::vector<Run> gradients() const;
 
   std::vector<Tensor>& tensors() { return tensors_; }
   const std::vector<std::size_t>& kernels() const { return kernels_; }
@@ -42,14 +50,12 @@ class Plan {
   bool touches(const void* memory, std::size_t size) const;
 
  private:
-  struct Position {
-    std::size_t tensor, element;
-  };
   using Interval = std::pair<const char*, const char*>;
 
   std::vector<std::size_t> kernels_;
+  std::size_t average_;
   std::vector<Tensor> tensors_;
-  std::vector<Position> tiles_;   // where each begins; one more for the end
+  Tiles tiles_;
   std::vector<Interval> memory_;  // sorted
 };
 

@@ -6,13 +6,13 @@
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
 
-/// g ← scale·g;  p ← keep·p, with keep = 1 - lr·weight_decay (decoupled decay).
+/// g ← scale·g, no further from 0 than clip;  p ← keep·p, with keep = 1 - lr·weight_decay (decoupled decay).
 template <class T>
 struct Decoupled {
-  T scale, keep;
+  T scale, clip, keep;
 
   void operator()(T& p, T& g) const {
-    g = scale * g;
+    g = clamp(scale * g, clip);
     p = keep * p;
   }
 };
@@ -20,10 +20,10 @@ struct Decoupled {
 /// The same, with g ← g + l2·p + l1·sign(p) between the two (coupled decay).
 template <class T>
 struct Coupled {
-  T scale, keep, l2, l1;
+  T scale, clip, keep, l2, l1;
 
   void operator()(T& p, T& g) const {
-    g = scale * g + l2 * p + l1 * sign(p);
+    g = clamp(scale * g, clip) + l2 * p + l1 * sign(p);
     p = keep * p;
   }
 };

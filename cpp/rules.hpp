@@ -3,6 +3,7 @@
 
 #include "rules/adagrad.hpp"
 #include "rules/adam.hpp"
+#include "rules/average.hpp"
 #include "rules/sgd.hpp"
 
 #define FUSEDSTEP_RULES(RULE)   \
@@ -17,4 +18,5 @@
   RULE(RMSPropCenteredMomentum) \
   RULE(Adam)                    \
   RULE(AMSGrad)                 \
-  RULE(RAdam)
+  RULE(RAdam)                   \
+  RULE(Average)

@@ -1,16 +1,77 @@
 // How a number is kept in memory: the type it is computed in, and how ONE element is loaded and stored.
 #pragma once
 
+#include <stdint.h>
+
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
 
-/// float and double are computed as they are kept. A narrower format names a wider Arithmetic here,
-/// and converts in load (exact) and store (one rounding, to nearest even).
+/// float and double are computed as they are kept. A narrower format is computed in a wider Arithmetic;
+/// load is exact, store rounds once, to nearest even.
 template <class Kept>
 struct Storage {
   using Arithmetic = Kept;
   static Kept load(Kept x) { return x; }
   static Kept store(Kept x) { return x; }
+};
+
+inline float as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+inline uint32_t as_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
+
+/// The bits without the last `count`, rounded to nearest even; a carry goes into the exponent, as it should.
+inline uint32_t rounded(uint32_t bits, int count) {
+  const uint32_t odd = (bits >> count) & 1;
+  return (bits + (1U << (count - 1)) - 1 + odd) >> count;
+}
+
+/// bfloat16: the upper half of a float.
+enum class BFloat16 : uint16_t {};
+
+template <>
+struct Storage<BFloat16> {
+  using Arithmetic = float;
+
+  static float load(BFloat16 x) { return as_float(static_cast<uint32_t>(x) << 16); }
+
+  static BFloat16 store(float x) {
+    constexpr uint32_t quiet = 0x40;
+    const uint32_t bits = as_bits(x);
+    return static_cast<BFloat16>(x != x ? (bits >> 16) | quiet : rounded(bits, 16));
+  }
+};
+
+/// IEEE 754 binary16: sign, 5 bits of exponent, 10 of fraction.
+enum class Float16 : uint16_t {};
+
+template <>
+struct Storage<Float16> {
+  using Arithmetic = float;
+
+  static float load(Float16 x) {
+    const uint32_t half = static_cast<uint32_t>(x);
+    const uint32_t sign = (half & 0x8000) << 16, exponent = half & 0x7c00, magnitude = (half & 0x7fff) << 13;
+    const uint32_t normal = magnitude + bias;
+    const uint32_t special = magnitude + 2 * bias;  // infinity or NaN
+    // ½ + fraction·2⁻²⁴ - ½ = fraction·2⁻²⁴
+    const uint32_t subnormal = as_bits(as_float(half_bits + (half & 0x3ff)) - 0.5F);
+    return as_float(sign | (exponent == 0 ? subnormal : exponent == 0x7c00 ? special : normal));
+  }
+
+  static Float16 store(float x) {
+    constexpr uint32_t infinity = 0x7c00, quiet = 0x7e00;
+    const uint32_t bits = as_bits(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+    const uint32_t normal = rounded(magnitude - bias, 13);
+    // The sum ½ + |x| has its last bit at 2⁻²⁴, as a subnormal half has.
+    const uint32_t subnormal = as_bits(as_float(magnitude) + 0.5F) - half_bits;
+    const uint32_t finite = magnitude < smallest_normal ? subnormal : normal;
+    return static_cast<Float16>(sign | (x != x ? quiet : magnitude >= overflow ? infinity : finite));
+  }
+
+ private:
+  static constexpr uint32_t bias = 112U << 23;             // between the exponents of float and half
+  static constexpr uint32_t half_bits = 126U << 23;        // ½ as a float
+  static constexpr uint32_t smallest_normal = 113U << 23;  // 2⁻¹⁴
+  static constexpr uint32_t overflow = 0x477ff000;         // 65520, which rounds to 2¹⁶
 };
 
 }  // namespace

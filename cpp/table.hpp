@@ -5,11 +5,11 @@
 
 namespace fusedstep {
 
-/// What the elements of a tensor, its gradient and its state are kept as.
-enum Number { number_f32, number_f64, numbers };
+/// What the elements of an array are kept as.
+enum Number { number_f32, number_f64, number_bf16, number_f16, numbers };
 
 /// Each row of coefficients starts with these; the rule's own follow, in the order of its fields.
-enum Coefficient { c_scale, c_keep, c_l2, c_l1, c_rule };
+enum Coefficient { c_scale, c_clip, c_keep, c_l2, c_l1, c_rule };
 
 /// Steps elements begin..end of one tensor.
 using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
@@ -17,15 +17,32 @@ using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, voi
 
 struct Kernel {
   const char* name;
-  size_t slots;             // state arrays
-  size_t coefficients;      // of the rule, without the prologue's
-  Sweep sweep[numbers][2];  // [1]: with coupled decay
+  size_t slots;         // state arrays
+  size_t coefficients;  // of the rule, without the prologue's
+  // By the numbers of parameter, gradient and state, and [1] with coupled decay. Null where a mix has no loop
+  // of its own.
+  Sweep sweep[numbers][numbers][numbers][2];
 };
+
+/// Copies n elements from `number` to float32 (widen) or back (narrow, rounding once).
+using Convert = void (*)(size_t n, const void* from, void* to);
+
+/// How many sums of squares run side by side: element i of all goes to lane i mod lanes.
+constexpr size_t lanes = 32;
+
+/// Adds the squares of factor·g to the lanes, in double; element `begin` goes to `lane`.
+using Squares = void (*)(double factor, size_t begin, size_t end, const void* g, size_t lane, double* sums);
+
+/// g ← factor·g.
+using Scaling = void (*)(double factor, size_t begin, size_t end, void* g);
 
 struct Table {
   const char* isa;
   const Kernel* kernels;
   size_t size;
+  Convert widen[numbers], narrow[numbers];
+  Squares squares[numbers];
+  Scaling scaling[numbers];
 };
 
 }  // namespace fusedstep

@@ -156,7 +156,7 @@ def backend(request: pytest.FixtureRequest) -> Any:
 NOT_ARRAYS: dict[str, tuple[Callable[[Array], Any], Error, str]] = {
     "int": (lambda a: a.astype(np.int64), TypeError, "dtype"),
     "bool": (lambda a: a > 0, TypeError, "dtype"),
-    "float16": (lambda a: a.astype(np.float16), TypeError, "dtype"),
+    "raw bits": (lambda a: a.view(f"u{a.itemsize}"), TypeError, "dtype"),
     "complex": (lambda a: a.astype(np.complex128), TypeError, "dtype"),
     "object": (lambda a: a.astype(object), TypeError, "dtype"),
     "text": (lambda a: a.astype(str), TypeError, "dtype"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import fusedstep as fs
-from fusedstep import _core
+from fusedstep import _core, average
 from fusedstep.kernel import Kernel
 
 ROOT = Path(__file__).parents[1]
@@ -29,20 +29,32 @@ VECTOR = {
     "x86_64_v4": rf"\bv{OPERATION}p{{letter}}\b.*%ymm",
     "aarch64": rf"\bf{OPERATION}\s+v\d+\.\d{{letter}}",
 }
+SAME = {"sub": "add"}  # x - 0.5 may be compiled as x + -0.5
 FORMULAS = {
     kernel.name: kernel.update
-    for cls in fs.rules.values()
-    for kernel in vars(cls).values()
+    for owner in (average, *fs.rules.values())
+    for kernel in vars(owner).values()
     if isinstance(kernel, Kernel)
 }
-NUMBERS = {"float": "s", "double": "d"}
+MIXES = {
+    ("float", "float", "float"),
+    ("double", "double", "double"),
+    ("BFloat16", "BFloat16", "BFloat16"),
+    ("Float16", "Float16", "Float16"),
+    ("float", "BFloat16", "float"),
+    ("float", "Float16", "float"),
+    ("BFloat16", "BFloat16", "float"),
+    ("Float16", "Float16", "float"),
+    ("float", "float", "BFloat16"),
+}
+"""What parameter, gradient and state are kept as where there is a loop for it."""
 
 linux = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("objdump"), reason="needs objdump")
 
 
 @pytest.fixture(scope="module")
 def disassembly() -> dict[tuple[str, ...], str]:
-    """The code of each kernel in the installed module, by instruction set, prologue, rule and number type."""
+    """The code of each kernel in the installed module, by instruction set, prologue, rule and mix."""
     text = subprocess.run(
         ["objdump", "-d", "-C", "--no-show-raw-insn", str(_core.__file__)],
         capture_output=True,
@@ -50,15 +62,20 @@ def disassembly() -> dict[tuple[str, ...], str]:
         check=True,
     ).stdout
     space = r"fusedstep::\w+::\(anonymous namespace\)::"
-    name = re.compile(rf"fusedstep::(\w+)::\(anonymous namespace\)::run<{space}(\w+), {space}(\w+), (\w+)")
+    number = rf"(?:{space})?(\w+)"
+    name = re.compile(
+        rf"fusedstep::(\w+)::\(anonymous namespace\)::run<{space}(\w+), {space}(\w+), {number}, {number}, {number}"
+    )
     functions = {}
     for block in text.split("\n\n"):
         if match := name.search(block.partition("\n")[0]):
             functions[match.groups()] = block
-    wanted = itertools.product(
-        COMPILED[platform.machine()], ("Decoupled", "Coupled"), _core.kernels(), NUMBERS
-    )
-    assert functions.keys() == set(wanted)
+    rules = itertools.product(COMPILED[platform.machine()], ("Decoupled", "Coupled"), _core.kernels().items())
+    assert functions.keys() == {
+        (isa, prologue, rule, p, g, s if slots else p)
+        for isa, prologue, (rule, (slots, _)) in rules
+        for p, g, s in MIXES
+    }
     return functions
 
 
@@ -66,11 +83,13 @@ def disassembly() -> dict[tuple[str, ...], str]:
 def test_every_kernel_is_vectorized(disassembly: dict[tuple[str, ...], str]) -> None:
     """Each kind of arithmetic that a kernel does one element at a time, it also does a vector at a time."""
     for key, code in disassembly.items():
-        isa, _prologue, rule, number = key
-        letter = NUMBERS[number]
-        scalar = set(re.findall(SCALAR[isa].format(letter=letter), code))
-        vector = set(re.findall(VECTOR[isa].format(letter=letter), code))
-        assert {"mul", "sub"} <= vector, key
+        isa, _prologue, rule, *mix = key
+        letter = "d" if "double" in mix else "s"
+        scalar, vector = (
+            {SAME.get(name, name) for name in re.findall(pattern[isa].format(letter=letter), code)}
+            for pattern in (SCALAR, VECTOR)
+        )
+        assert {"mul", "add"} <= vector, key
         assert scalar <= vector, key
         assert ("sqrt" in vector) == ("np.sqrt" in inspect.getsource(FORMULAS[rule])), key
 

@@ -42,12 +42,11 @@ def printed(code: str, **environment: str) -> str:
 
 def test_info() -> None:
     info = fs.info()
-    assert {"version", "isa", "isas", "num_threads", "openmp"} <= info.keys()
+    assert {"version", "isa", "isas", "num_threads"} <= info.keys()
     assert info["version"] == fs.__version__ == metadata.version("fusedstep")
     assert info["isas"] == ISAS.get(platform.machine(), info["isas"])[: len(info["isas"])]
     assert info["isa"] in info["isas"]
     assert info["num_threads"] == fs.get_num_threads() >= 1
-    assert isinstance(info["openmp"], bool)
 
 
 @pytest.mark.parametrize("isa", fs.info()["isas"])
@@ -81,7 +80,7 @@ def test_every_isa_has_every_kernel() -> None:
 
 def test_set_num_threads() -> None:
     fs.set_num_threads(3)
-    assert fs.get_num_threads() == (3 if fs.info()["openmp"] else 1)
+    assert fs.get_num_threads() == 3
     for wrong in (0, -1, 10**6):
         with pytest.raises(ValueError, match=r"number of threads must be from 1 to"):
             fs.set_num_threads(wrong)
@@ -89,7 +88,6 @@ def test_set_num_threads() -> None:
         fs.set_num_threads(2.5)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not fs.info()["openmp"], reason="built without OpenMP")
 @pytest.mark.parametrize(
     ("environment", "threads"),
     [
@@ -148,7 +146,7 @@ if child == 0:
     os._exit(0 if fs.get_num_threads() == 1 and (p == -3).all() else 1)
 status = os.waitpid(child, 0)[1]
 opt.step(g)
-parallel = fs.get_num_threads() == 2 or not fs.info()["openmp"]
+parallel = fs.get_num_threads() == 2
 print(os.waitstatus_to_exitcode(status), parallel, (p == -2).all())
 """
 

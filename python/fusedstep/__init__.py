@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .gradients import clip_grad_norm, flatten, global_norm
 from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
+from .step import StepResult
 from .update_rules import adagrad, adam, rules, sgd
 from .update_rules.adagrad import *
 from .update_rules.adam import *
@@ -11,7 +13,18 @@ from .update_rules.sgd import *
 
 __version__: str = info()["version"]
 
-__all__ = ["Optimizer", "get_num_threads", "info", "rules", "set_num_threads", "use_isa"]
+__all__ = [
+    "Optimizer",
+    "StepResult",
+    "clip_grad_norm",
+    "flatten",
+    "get_num_threads",
+    "global_norm",
+    "info",
+    "rules",
+    "set_num_threads",
+    "use_isa",
+]
 __all__ += adagrad.__all__
 __all__ += adam.__all__
 __all__ += sgd.__all__

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.exceptions import TooHardError
 
+from .storage import NAMES, DType, is_number
+
 Array = np.ndarray[Any, Any]
 
 
@@ -24,15 +26,20 @@ def check_parameter(name: Hashable, p: Any) -> None:
     """An error unless `p` can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, p)
-    if p.dtype.char not in ("f", "d") or not p.dtype.isnative:
-        raise TypeError(
-            f"{label} has dtype {p.dtype.str}; it must be float32 or float64 in native byte order"
-        )
+    check_number(label, p)
     check_writeable(name, p)
     if not p.flags.aligned:
         raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
     if _overlaps_itself(p):
         raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
+
+
+def check_number(label: str, array: Array) -> None:
+    """An error unless the kernels know the numbers of `array`."""
+    if not is_number(array.dtype):
+        raise TypeError(
+            f"{label} has dtype {array.dtype.str}; it must be {', '.join(NAMES)} in native byte order"
+        )
 
 
 def check_writeable(name: Hashable, p: Array) -> None:
@@ -92,24 +99,35 @@ def flat(a: Array, like: Array) -> Array:
     return a.view(np.ndarray).transpose(_memory_order(like)).reshape(-1)
 
 
+def is_dense(a: Array) -> bool:
+    """Whether the elements of `a` fill one run of memory, in any order of axes."""
+    return a.transpose(_memory_order(a)).flags.c_contiguous
+
+
 def dense(p: Array) -> Array:
-    """`p` itself if its elements fill one run of memory, in any order of axes, else a new array."""
-    if p.transpose(_memory_order(p)).flags.c_contiguous:
-        return p
-    return np.empty(p.shape, p.dtype)
+    """`p` itself if it is dense, else a new array."""
+    return p if is_dense(p) else np.empty(p.shape, p.dtype)
 
 
-def zeros_like(a: Array) -> Array:
+def zeros_like(a: Array, dtype: DType) -> Array:
     """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written."""
     order = _memory_order(a)
-    zeros = np.zeros([a.shape[axis] for axis in order], a.dtype)
+    zeros = np.zeros([a.shape[axis] for axis in order], dtype)
     return zeros.transpose(sorted(range(a.ndim), key=order.__getitem__))
+
+
+def set_to_zero(arrays: Iterable[Array]) -> None:
+    """Fill arrays with zeros."""
+    for array in arrays:
+        array[...] = 0
 
 
 def matches(p: Array, g: Array) -> bool:
     """Whether `g` lies in memory element by element as the dense parameter `p`."""
     strides = zip(p.shape, p.strides, g.strides, strict=True)
-    return g.flags.aligned and (g.size == 0 or all(length == 1 or a == b for length, a, b in strides))
+    return g.flags.aligned and (
+        g.size == 0 or all(length == 1 or a * g.itemsize == b * p.itemsize for length, a, b in strides)
+    )
 
 
 def _bounds(a: Array) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 
+from . import average
+
 if TYPE_CHECKING:
     from .kernel import Kernel
 
@@ -50,6 +52,13 @@ def checked_number(label: str, value: Any, interval: Interval) -> float:
     return number
 
 
+def checked_bool(label: str, value: Any) -> bool:
+    """`value` as a bool; an error unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{label} must be True or False, got {value!r}")
+    return bool(value)
+
+
 class Hyperparameter:
     """A field of a rule: its default, its values, and the attribute that reads and sets all groups."""
 
@@ -62,9 +71,7 @@ class Hyperparameter:
         """`value` as a bool, float or schedule; an error if it is none, or out of range."""
         label = label or self.name
         if self.interval is None:
-            if isinstance(value, bool | np.bool_):
-                return bool(value)
-            raise TypeError(f"{label} must be True or False, got {value!r}")
+            return checked_bool(label, value)
         if callable(value) and not self.interval.fixed:
             return value
         return checked_number(label, value, self.interval)
@@ -129,7 +136,7 @@ class Group(Mapping[str, Any]):
         }
         self._scheduled = [name for name, value in self._values.items() if callable(value)]
         self.scalars = scalars
-        self.kernel = choose_kernel(SimpleNamespace(**self._values))
+        self.kernel, self.averaged = self._structure(self._values)
 
     def __getitem__(self, name: str) -> Any:
         return self._params if name == "params" else self._values[name]
@@ -150,6 +157,11 @@ class Group(Mapping[str, Any]):
     __eq__ = object.__eq__  # a mapping's would compare arrays
     __hash__ = object.__hash__
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The state of each parameter."""
+        return (*self.kernel.slots, *([average.SLOT] if self.averaged else []))
+
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
         """Names and values, without the parameters."""
         return self._values.items()
@@ -162,9 +174,13 @@ class Group(Mapping[str, Any]):
         value = field.checked(value)
         if field.interval and field.interval.fixed and value != self._values[name]:
             raise ValueError(f"{name} is fixed at construction")
-        if self._choose_kernel(SimpleNamespace(**{**self._values, name: value})) is not self.kernel:
+        if self._structure({**self._values, name: value}) != (self.kernel, self.averaged):
             raise ValueError(f"{name}={value!r} needs other state than this optimizer has: make a new one")
         return value
+
+    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, bool]:
+        """What decides which state there is: the kernel, and whether the weights are averaged."""
+        return self._choose_kernel(SimpleNamespace(**values)), values["ema"] != 0
 
     def at(self, t: int) -> At:
         """Every schedule evaluated at step `t`."""

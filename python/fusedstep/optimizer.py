@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import InitVar
 from inspect import Parameter, Signature
@@ -9,10 +10,15 @@ from threading import Lock
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
-from . import checkpoint, native, reference
-from .arrays import zeros_like
-from .hyperparameters import REAL, At, Group, Hyperparameter, Nonnegative, checked_number, declared
+import numpy.typing as npt
+
+from . import average, checkpoint, native, reference
+from .arrays import set_to_zero, zeros_like
+from .hyperparameters import REAL, At, Decay, Group, Hyperparameter, Nonnegative, checked_number, declared
 from .kernel import Kernel
+from .plan import Row, prologue
+from .step import StepOptions, StepResult
+from .storage import mix, state_type
 from .structure import Groups, Params
 from .tensors import Tensors
 
@@ -63,15 +69,24 @@ class Engine:
                 Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default)
                 for field in cls._fields.values()
             ]
-            + [Parameter("backend", Parameter.KEYWORD_ONLY, default="native")]
+            + [
+                Parameter("state_dtype", Parameter.KEYWORD_ONLY, default=None),
+                Parameter("backend", Parameter.KEYWORD_ONLY, default="native"),
+            ]
         )
 
     def __init__(
-        self, params: Params, *, backend: Literal["native", "numpy"] = "native", **hyperparameters: Any
+        self,
+        params: Params,
+        *,
+        state_dtype: npt.DTypeLike | None = None,
+        backend: Literal["native", "numpy"] = "native",
+        **hyperparameters: Any,
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
         self.backend = backend
+        self._state_type = state_type(state_dtype)
         self._t = 0
         self._running = Lock()
         self.structure = Groups(params)
@@ -83,14 +98,14 @@ class Engine:
         self.tensors = Tensors(
             self.structure.names,
             [p for leaves in self.structure.leaves for p in leaves],
-            state_of=lambda i, p: self._initial_state(self.groups[group_of[i]], p),
+            lambda i, p, dense_p: self._initial_state(i, self.groups[group_of[i]], p, dense_p),
         )
         self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
         """Views of the state arrays by slot, keyed like the parameters."""
         self._plan = BACKENDS[backend](
             [group.kernel for group in self.groups],
             [
-                (i, p, list(slots.values()))
+                (i, p, [slots[name] for name in self.groups[i].kernel.slots], slots.get(average.SLOT))
                 for i, p, slots in zip(group_of, self.tensors.dense, self.tensors.slots, strict=True)
             ],
         )
@@ -122,38 +137,59 @@ class Engine:
         """The number of steps done."""
         return self._t
 
-    def step(self, grads: Any, *, scale: float = 1.0, loss: float | None = None) -> None:
+    def step(
+        self,
+        grads: Any,
+        *,
+        scale: float = 1.0,
+        loss: float | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grad: bool = False,
+    ) -> StepResult:
         """Update the parameters in place.
 
-        `grads` has the structure of the parameters: arrays of the same shapes and dtypes. A None skips its
-        parameter and its state; `t` goes on for all. With groups it is one item a group, or one structure
-        over all their parameters. Every gradient is multiplied by `scale`; `loss` is the loss at the
-        parameters, for rules that need it. Raises TypeError or ValueError, and RuntimeError while another
-        step of this optimizer runs; after an error nothing has changed.
+        `grads` has the structure and the shapes of the parameters. A None skips its parameter and its state;
+        `t` goes on for all. With groups it is one item a group, or one structure over all their parameters.
+
+        scale: every gradient is multiplied by it, default 1. clip_norm: if the 2-norm of all scaled
+        gradients, of all groups together, is larger, they are multiplied by ``clip_norm / (norm + 1e-6)``.
+        clip_value: then every element is brought into ``[-clip_value, clip_value]``. All this happens within
+        the step: the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity,
+        nothing changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too.
+        loss: the loss at the parameters, for rules that need it.
+
+        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
+        step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
+        optimizer runs; after an error nothing has changed.
         """
         if not self._running.acquire(blocking=False):
             raise RuntimeError("a step of this optimizer is running already")
         try:
-            self._step(grads, scale, loss)
+            options = StepOptions.checked(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
+            return self._step(grads, loss, options)
         finally:
             self._running.release()
 
-    def _step(self, grads: Any, scale: float, loss: float | None) -> None:
-        t = self._t + 1
-        scale = checked_number("scale", scale, REAL)
-        loss = None if loss is None else checked_number("loss", loss, REAL)
+    def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         gradients = self.structure.gradients(grads)
+        copied = self._pin(gradients, options.zero_grad)
+        strided = self.tensors.strided(gradients)
+        norm = self._plan.norm() * abs(options.scale) if options.needs_norm else None
+        if norm is not None and options.skip_nonfinite and not math.isfinite(norm):
+            if options.zero_grad:
+                set_to_zero(g for g in (*gradients, *copied) if g is not None)
+            return StepResult(norm, skipped=True)
+        t, scale = self._t + 1, options.scale_at(norm)
+        loss = None if loss is None else checked_number("loss", loss, REAL)
         rows, scalars = [], []
         for group in self.groups:
             h = group.at(t)
             scalars.append(self.advance(h, t, loss))
             vars(h).update(scalars[-1])
-            rows.append((_prologue(h, scale), self.coefficients(h, t)))
-        if odd := self._plan.pin(gradients):
-            for i in odd:
-                gradients[i] = self.tensors.conform(i, gradients[i])
-            self._plan.pin(gradients)
-        strided = self.tensors.strided(gradients)
+            mean = average.coefficients(h.ema) if group.averaged else None
+            rows.append(Row(_prologue(h, scale, options.clip), self.coefficients(h, t), mean))
         for p, stand_in in strided:
             stand_in[...] = p
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
@@ -161,10 +197,23 @@ class Engine:
             group.scalars.update(values)
         self._t = t
         try:
-            self._plan.run(rows)
+            self._plan.run(rows, options.zero_grad)
         finally:
             for p, stand_in in strided:
                 p[...] = stand_in
+            set_to_zero(copied)
+        return StepResult(norm, skipped=False)
+
+    def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
+        """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
+        odd = self._plan.pin(gradients, zero_gradients)
+        if not odd:
+            return []
+        originals = [gradients[i] for i in odd]
+        for i in odd:
+            gradients[i] = self.tensors.conform(i, gradients[i], zero_gradients)
+        self._plan.pin(gradients, zero_gradients)
+        return originals if zero_gradients else []
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that a step depends on beside parameters and gradients. Schedules are left out."""
@@ -187,11 +236,17 @@ class Engine:
         name, tensors = type(self).__name__, len(self.tensors.names)
         return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
 
-    def _initial_state(self, group: Group, p: Array) -> dict[str, Array]:
-        state = {slot: zeros_like(p) for slot in group.kernel.slots}
+    def _initial_state(self, i: int, group: Group, p: Array, dense_p: Array) -> dict[str, Array]:
+        dtype = self._state_type or p.dtype
+        if not mix(dtype, p.dtype):
+            name = self.structure.names[i]
+            raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {dtype}")
+        state = {slot: zeros_like(dense_p, dtype) for slot in group.slots}
         for slot, value in self.initial(group).items():
             if value != 0:
                 state[slot][...] = value
+        if group.averaged:
+            state[average.SLOT][...] = p
         return state
 
 
@@ -202,11 +257,16 @@ class Optimizer(Engine):
     `maximize`) and the parameter ``p = p·(1 - lr·weight_decay)`` (decoupled decay).
 
     `params` is an array, a sequence or mapping of arrays, or a list of groups, each a mapping with
-    ``"params"`` and the hyperparameters that differ for it. The arrays are float32 or float64, of any shape,
-    and are updated in place; state has their dtype. ``backend="numpy"`` runs the rule's formula in NumPy;
-    both backends give the same bits.
+    ``"params"`` and the hyperparameters that differ for it. The arrays are updated in place; they are of any
+    shape and float32, float64, float16, or bfloat16 (of the package ml_dtypes). float64 is computed in
+    float64 and goes with nothing else. The others are computed in float32, and what is kept in 16 bits is
+    rounded once, to nearest even, when it is stored; parameters and gradients may differ in them. State has
+    the dtype of its parameter, or `state_dtype`: its name or the dtype. ``backend="numpy"`` runs the rule's
+    formula in NumPy; both backends give the same bits.
 
-    lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False. Every
+    lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False.
+    ema: in [0, 1), default 0; otherwise the state has another slot of this name, which starts at p and after
+    each step becomes ``ema·(average) + (1 - ema)·p``, an exponential average of the weights. Every
     hyperparameter can be changed between steps, and every number may be a callable of the step t = 1, 2, …
     instead, except those that a rule calls fixed.
 
@@ -216,18 +276,17 @@ class Optimizer(Engine):
     if TYPE_CHECKING:  # the arguments that are no hyperparameters
         params: InitVar[Params] = positional(kw_only=False)
         backend: Literal["native", "numpy"] = "native"
+        state_dtype: npt.DTypeLike | None = None
 
     lr: Nonnegative = 1e-3
     l1: Nonnegative = 0.0
     l2: Nonnegative = 0.0
     weight_decay: Nonnegative = 0.0
     maximize: bool = False
+    ema: Decay = 0.0
 
 
-def _prologue(h: At, scale: float) -> dict[str, float]:
-    return {
-        "scale": -scale if h.maximize else scale,
-        "keep": 1 - h.lr * h.weight_decay,
-        "l2": h.l2,
-        "l1": h.l1,
-    }
+def _prologue(h: At, scale: float, clip: float) -> dict[str, float]:
+    return prologue(
+        scale=-scale if h.maximize else scale, clip=clip, keep=1 - h.lr * h.weight_decay, l2=h.l2, l1=h.l1
+    )

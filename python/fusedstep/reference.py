@@ -2,68 +2,122 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import arrays
+from .average import average
 from .kernel import Coefficients
+from .plan import prologue as identity
+from .storage import arithmetic, is_number, mix
 
 if TYPE_CHECKING:
     from .kernel import Array, Kernel
+    from .plan import Row, Tensor
+
+BLOCK, LANES = 4096, 32
 
 
 class Plan:
-    """The counterpart of the native plan, with the same three methods."""
+    """The counterpart of the native plan, with the same methods."""
 
-    def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[tuple[int, Array, list[Array]]]) -> None:
+    def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:
         self._kernels = kernels
         self._tensors = tensors
         self._gradients: list[Array | None] = []
-        self._written = arrays.Memory(("", array) for _, p, state in tensors for array in (p, *state))
+        self._written = arrays.Memory(
+            ("", array) for _, p, state, mean in tensors for array in (p, *state, mean) if array is not None
+        )
 
-    def pin(self, gradients: list[Any]) -> list[int]:
-        """Take a step's gradients; return the positions of those not readable as they are."""
+    def pin(self, gradients: list[Any], zero_gradients: bool) -> list[int]:
+        """Take a step's gradients; return the positions of those not usable as they are.
+
+        Those that shall be set to 0 are not: a step of this plan leaves gradients alone.
+        """
         self._gradients = gradients
         return [
             i
-            for i, ((_, p, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
-            if not (g is None or self._is_plain(p, g))
+            for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
+            if g is not None and (zero_gradients or not self._is_plain(p, g))
         ]
 
-    def run(self, rows: Sequence[tuple[dict[str, float], dict[str, float]]]) -> None:
-        """Do the step: for each group the coefficients of the prologue and of the rule."""
+    def norm(self) -> float:
+        """The 2-norm of the gradients."""
+        pairs = zip(self._tensors, self._gradients, strict=True)
+        return norm([arrays.flat(g, like=p) for (_, p, _, _), g in pairs if g is not None])
+
+    def run(self, rows: Sequence[Row], zero_gradients: bool) -> None:
+        """Do the step, with each group's coefficients."""
+        del zero_gradients
         gradients, self._gradients = self._gradients, []  # kept for this step alone
         with np.errstate(all="ignore"):
-            for (group, p, state), g in zip(self._tensors, gradients, strict=True):
+            for (group, p, state, mean), g in zip(self._tensors, gradients, strict=True):
                 if g is not None:
-                    slots = [arrays.flat(slot, like=p) for slot in state]
-                    _update(
-                        self._kernels[group],
-                        *rows[group],
-                        arrays.flat(p, like=p),
-                        arrays.flat(g, like=p),
-                        slots,
-                    )
+                    row = rows[group]
+                    flat_p, flat_g, *flat_state = (arrays.flat(a, like=p) for a in (p, g, *state))
+                    _step(self._kernels[group], row.prologue, row.rule, flat_p, flat_g, flat_state)
+                    if mean is not None and row.average is not None:
+                        _step(average, identity(), row.average, arrays.flat(mean, like=p), flat_p, [])
 
     def _is_plain(self, p: Array, g: Any) -> bool:
         return (
             p.flags.writeable
             and type(g) is np.ndarray
-            and g.dtype == p.dtype
+            and is_number(g.dtype)
+            and mix(g.dtype, p.dtype)
             and g.shape == p.shape
             and arrays.matches(p, g)
             and not self._written.sharing(g)
         )
 
 
-def _update(
-    kernel: Kernel, prologue: dict[str, float], rule: dict[str, float], p: Array, g: Array, slots: list[Array]
+def _step(
+    kernel: Kernel, prologue: dict[str, float], rule: dict[str, float], p: Array, g: Array, state: list[Array]
 ) -> None:
-    c = Coefficients(prologue, p.dtype)
-    g = c.scale * g
+    """Prologue and rule; what is kept narrower than it is computed is rounded once, at the end."""
+    dtype = arithmetic(p.dtype)
+    wide_p, wide_g, *wide_state = (array.astype(dtype, copy=False) for array in (p, g, *state))
+    c = Coefficients(prologue, dtype)
+    wide_g = _clamp(c.scale * wide_g, c.clip)
     if prologue["l2"] != 0 or prologue["l1"] != 0:
-        g = g + c.l2 * p + c.l1 * np.sign(p)
-    p[...] = c.keep * p
-    kernel.update(Coefficients(rule, p.dtype), p, g, *slots)
+        wide_g = wide_g + c.l2 * wide_p + c.l1 * np.sign(wide_p)
+    wide_p[...] = c.keep * wide_p
+    kernel.update(Coefficients(rule, dtype), wide_p, wide_g, *wide_state)
+    for kept, wide in zip((p, *state), (wide_p, *wide_state), strict=True):
+        if wide is not kept:
+            kept[...] = wide
+
+
+def _clamp(x: Array, bound: Any) -> Array:
+    """numpy.clip, but for the sign of a zero."""
+    above = np.where(x < -bound, -bound, x)
+    return np.where(above > bound, bound, above)
+
+
+def norm(runs: Sequence[Array]) -> float:
+    """The 2-norm of all elements, summed in the order that cpp/reduce.hpp describes."""
+    with np.errstate(all="ignore"):
+        x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
+        sum_of_squares = _sum_of_squares(x)
+        if math.isfinite(sum_of_squares):
+            return math.sqrt(sum_of_squares)
+        small = 2.0**-600
+        return math.sqrt(_sum_of_squares(small * x)) / small
+
+
+def _sum_of_squares(x: Array) -> float:
+    padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
+    padded[: x.size] = x * x
+    sums = np.zeros((padded.size // BLOCK, LANES))
+    for row in np.moveaxis(padded.reshape(-1, BLOCK // LANES, LANES), 1, 0):
+        sums += row
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        sums = sums[:, :half] + sums[:, half:]
+    total = 0.0
+    for block in sums.ravel().tolist():
+        total += block
+    return total

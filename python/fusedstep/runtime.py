@@ -40,14 +40,13 @@ def info() -> dict[str, Any]:
     """What is running.
 
     version; isa, the instruction set in use; isas, those that this build has and this processor supports;
-    num_threads; openmp, whether the build can use more than one.
+    num_threads.
     """
     return {
         "version": _core.version,
         "isa": _core.isa(),
         "isas": _core.isas(),
         "num_threads": _core.num_threads(),
-        "openmp": _core.openmp,
     }
 
 
@@ -69,10 +68,10 @@ def _configure() -> None:
                 f"FUSEDSTEP_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {threads!r}"
             ) from None
     else:
-        set_num_threads(min(_openmp_threads() or _processors(), MAX_THREADS))
+        set_num_threads(min(_omp_num_threads() or _processors(), MAX_THREADS))
 
 
-def _openmp_threads() -> int | None:
+def _omp_num_threads() -> int | None:
     """The outermost level of OMP_NUM_THREADS ("4" or "4,2"); None where it is not one."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(int(first), 1) if first.isdecimal() else None

@@ -40,7 +40,7 @@ class Structure:
         """Whether `tree` is the same kind of container."""
         if self.kind is np.ndarray:
             return tree is None or isinstance(tree, np.ndarray | np.generic)
-        return _is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
+        return is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
 
     def leaves(self, tree: Any) -> list[Any]:
         """The leaves of `tree` in this structure's order; an error if it differs from this structure."""
@@ -75,14 +75,14 @@ class Groups:
 
     def __init__(self, params: Any) -> None:
         """Read `params` into `options`, `trees`, `groups` and `leaves`, an item a group, and all `names`."""
-        params = _listed(params)
+        params = listed(params)
         self._grouped = isinstance(params, list) and any(_is_group(item) for item in params)
         groups = params if self._grouped else [{"params": params}]
         for i, group in enumerate(groups):
             if not _is_group(group):
                 raise TypeError(f"group {i} must be a mapping with 'params', got {type(group).__name__}")
         self.options = [{key: group[key] for key in group if key != "params"} for group in groups]
-        self.trees = [_listed(group["params"]) for group in groups]
+        self.trees = [listed(group["params"]) for group in groups]
         self.groups: list[Structure] = []
         self.leaves: list[list[Any]] = []
         self.names: list[Hashable] = []
@@ -124,14 +124,14 @@ class Groups:
         return self._flat.tree(leaves)
 
 
-def _is_series(tree: Any) -> bool:
+def is_series(tree: Any) -> bool:
     """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
     return isinstance(tree, Iterable) and not isinstance(tree, Mapping | AbstractSet | np.ndarray)
 
 
-def _listed(tree: Any) -> Any:
+def listed(tree: Any) -> Any:
     """`tree`, as a list if it is a series: an iterator gives its leaves only once."""
-    return list(tree) if _is_series(tree) else tree
+    return list(tree) if is_series(tree) else tree
 
 
 def _is_group(tree: Any) -> bool:

@@ -13,11 +13,13 @@ from .arrays import (
     Memory,
     check_array,
     check_disjoint,
+    check_number,
     check_parameter,
     check_writeable,
     dense,
     matches,
 )
+from .storage import mix
 
 
 class Tensors:
@@ -31,15 +33,18 @@ class Tensors:
         self,
         names: Sequence[Hashable],
         parameters: Sequence[Any],
-        state_of: Callable[[int, Array], dict[str, Array]],
+        state_of: Callable[[int, Array, Array], dict[str, Array]],
     ) -> None:
+        """Take `parameters`, and make for each the state that ``state_of(i, p, dense_p)`` says."""
         for name, p in zip(names, parameters, strict=True):
             check_parameter(name, p)
         labels = [f"parameter {name!r}" for name in names]
         check_disjoint(zip(labels, parameters, strict=True))
         self.names = names
         self.dense: list[Array] = [dense(p) for p in parameters]
-        self.slots = [state_of(i, p) for i, p in enumerate(self.dense)]
+        self.slots = [
+            state_of(i, p, dense_p) for i, (p, dense_p) in enumerate(zip(parameters, self.dense, strict=True))
+        ]
         self._strided = {i: p for i, p in enumerate(parameters) if p is not self.dense[i]}
         self._strided_memory = Memory((labels[i], p) for i, p in self._strided.items())
         self._memory = Memory(
@@ -53,25 +58,29 @@ class Tensors:
             )
         )
 
-    def conform(self, i: int, gradient: Any) -> Array:
+    def conform(self, i: int, gradient: Any, will_be_zeroed: bool) -> Array:
         """The gradient of parameter `i` as the kernels read it: itself, or copied into the parameter's order.
 
-        An error if it is no gradient of it, or shares memory with something that the step writes.
+        One that will be zeroed is always copied, so that the kernels' zeros are in nobody's way. An error if
+        it is no gradient of the parameter, or shares memory with something that the step writes.
         """
         label, p = f"gradient {self.names[i]!r}", self.dense[i]
         check_writeable(self.names[i], p)
-        if p.shape == () and isinstance(gradient, np.generic):
+        if p.shape == () and isinstance(gradient, np.generic) and not will_be_zeroed:
             gradient = np.asarray(gradient)
         g = check_array(label, gradient)
         if g.shape != p.shape:
             raise ValueError(f"{label} has shape {g.shape}, its parameter {p.shape}")
-        if g.dtype.char != p.dtype.char or not g.dtype.isnative:
+        check_number(label, g)
+        if not mix(g.dtype, p.dtype):
             raise TypeError(f"{label} has dtype {g.dtype.str}, its parameter {p.dtype.str}")
+        if will_be_zeroed and not g.flags.writeable:
+            raise ValueError(f"{label} is read-only, zero_grad cannot set it to 0")
         for other in self._memory.sharing(g):
             raise ValueError(f"{label} shares memory with {other}")
-        if matches(p, g):
+        if matches(p, g) and not will_be_zeroed:
             return g.view(np.ndarray)
-        copy = np.empty_like(p, subok=False)
+        copy = np.empty_like(p, g.dtype, subok=False)
         copy[...] = g
         return copy
 

@@ -1,0 +1,32 @@
+// Arrays as the kernels see them.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "table.hpp"
+
+namespace fusedstep {
+
+constexpr std::size_t width(Number number) {
+  constexpr std::size_t bytes[numbers] = {4, 8, 2, 2};
+  return bytes[number];
+}
+
+struct Array {
+  Number number;
+  void* data;
+
+  void* at(std::size_t element) const { return static_cast<char*>(data) + element * width(number); }
+};
+
+/// An array and its number of elements.
+struct Run {
+  Array array;
+  std::size_t size;
+};
+
+/// The positions of runs that begin in another's memory.
+std::vector<std::size_t> overlapping(const std::vector<Run>& runs);
+
+}  // namespace fusedstep

@@ -1,0 +1,65 @@
+#include "reduce.hpp"
+
+#include <cmath>
+#include <cstddef>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "tiles.hpp"
+
+namespace fusedstep {
+namespace {
+
+Tiles tiles_of(const std::vector<Run>& runs) {
+  std::vector<std::size_t> sizes;
+  sizes.reserve(runs.size());
+  for (const Run& run : runs) sizes.push_back(run.size);
+  return {sizes, 1};
+}
+
+double add_by_halves(double* sums) {
+  for (std::size_t half = lanes / 2; half > 0; half /= 2)
+    for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
+
+/// The sum of the squares of factor·element.
+double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double factor) {
+  const Table& table = active();
+  std::vector<double> blocks(tiles.count());
+  for_each_tile(tiles.count(), Tiles::least_a_thread, [&](std::size_t tile) {
+    double sums[lanes] = {};
+    std::size_t lane = 0;
+    tiles.for_each_run(tile, [&](std::size_t i, std::size_t begin, std::size_t end) {
+      table.squares[runs[i].array.number](factor, begin, end, runs[i].array.data, lane, sums);
+      lane += end - begin;
+    });
+    blocks[tile] = add_by_halves(sums);
+  });
+  double sum = 0;
+  for (const double block : blocks) sum += block;
+  return sum;
+}
+
+}  // namespace
+
+double norm(const std::vector<Run>& runs) {
+  const Tiles tiles = tiles_of(runs);
+  const double sum = sum_of_squares(runs, tiles, 1);
+  if (std::isfinite(sum)) return std::sqrt(sum);
+  // Squares of float64 may overflow where their root does not.
+  constexpr double small = 0x1p-600;
+  return std::sqrt(sum_of_squares(runs, tiles, small)) / small;
+}
+
+void scale(const std::vector<Run>& runs, double factor) {
+  const Table& table = active();
+  const Tiles tiles = tiles_of(runs);
+  for_each_tile(tiles.count(), Tiles::least_a_thread, [&](std::size_t tile) {
+    tiles.for_each_run(tile, [&](std::size_t i, std::size_t begin, std::size_t end) {
+      table.scaling[runs[i].array.number](factor, begin, end, runs[i].array.data);
+    });
+  });
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,43 @@
+// Arrays -> tiles: all of them end to end, cut into pieces of equal work.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace fusedstep {
+
+/// A large array makes many tiles, many small arrays share one.
+class Tiles {
+ public:
+  /// Elements of a tile: a microsecond of work, and little enough that a core's cache keeps it.
+  static constexpr std::size_t size = 4096;
+
+  /// Fewer are not worth waking a thread for.
+  static constexpr std::size_t least_a_thread = 2;
+
+  /// Arrays of these sizes. An array counts as a multiple of `grain` elements, so that tiles end where whole
+  /// cache lines do, and no tile has too many small arrays.
+  Tiles(const std::vector<std::size_t>& sizes, std::size_t grain);
+
+  std::size_t count() const { return starts_.size() - 1; }
+
+  /// Calls work(array, begin, end) for each run of elements of a tile, in order.
+  template <class Work>
+  void for_each_run(std::size_t tile, const Work& work) const {
+    Position at = starts_[tile];
+    const Position stop = starts_[tile + 1];
+    for (; at.array < stop.array; at = {at.array + 1, 0})
+      if (at.element < sizes_[at.array]) work(at.array, at.element, sizes_[at.array]);
+    if (at.element < stop.element) work(at.array, at.element, stop.element);
+  }
+
+ private:
+  struct Position {
+    std::size_t array, element;
+  };
+
+  std::vector<std::size_t> sizes_;
+  std::vector<Position> starts_;  // of the tiles; one more for the end
+};
+
+}  // namespace fusedstep

@@ -1,0 +1,95 @@
+"""Functions of gradients, or of any arrays: their norm, clipping by it, one buffer for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .arrays import Array, check_array, check_number, flat, is_dense
+from .hyperparameters import checked_number
+from .step import LIMIT, clip_coefficient
+from .structure import Structure, Tree, is_series, listed
+
+__all__ = ["clip_grad_norm", "flatten", "global_norm"]
+
+
+def global_norm(grads: Tree) -> float:
+    """The 2-norm of all elements of all arrays.
+
+    `grads` is an array, or sequences and mappings of arrays, nested as you like; None counts as nothing. The
+    arrays are float32, float64, float16 or bfloat16. The sum is taken in double precision in one fixed order:
+    the same bits on every CPU and number of threads, and however the elements are divided into arrays.
+    Raises TypeError, naming the array, for anything else.
+    """
+    return _core.norm([flat(g, like=g) for _, g in _named(grads)])
+
+
+def clip_grad_norm(grads: Tree, c: float) -> float:
+    """Multiply all arrays, in place, by ``min(1, c / (norm + 1e-6))``; return their `global_norm` before.
+
+    As torch.nn.utils.clip_grad_norm_: a norm that is infinite or NaN goes into the product. To clip within a
+    step, without writing the gradients, use ``step(grads, clip_norm=c)``. Raises TypeError or ValueError,
+    naming the array, for what cannot be scaled, and then changes nothing.
+    """
+    c = checked_number("c", c, LIMIT)
+    named = list(_named(grads))
+    for label, g in named:
+        if not g.flags.writeable:
+            raise ValueError(f"{label} is read-only")
+    arrays = [g for _, g in named]
+    runs = [flat(g, like=g) for g in arrays]
+    norm = _core.norm(runs)
+    coefficient = clip_coefficient(norm, c)
+    if coefficient != 1:
+        shared = set(_core.overlapping(runs))
+        copies = {i: g.copy() for i, g in enumerate(arrays) if i in shared or not is_dense(g)}
+        _core.scale(
+            [flat(copies[i], like=copies[i]) if i in copies else run for i, run in enumerate(runs)],
+            coefficient,
+        )
+        for i, copy in copies.items():
+            arrays[i][...] = copy
+    return norm
+
+
+def flatten(params: Tree) -> tuple[Array, Any]:
+    """Copy arrays into one buffer; return it, and views of it in their shapes and structure.
+
+    For those who want a step to be a single run over memory: an optimizer of the buffer, gradients computed
+    into the views of another one. `params` is an array, a sequence (which gives a list) or a mapping (a dict)
+    of arrays of one dtype; they follow one another in its order, each in C order. Raises TypeError, naming
+    the array, where dtypes differ or are not float32, float64, float16 or bfloat16.
+    """
+    tree = listed(params)
+    structure, leaves = Structure.of(tree)
+    for name, leaf in zip(structure.names, leaves, strict=True):
+        label = f"parameter {name!r}"
+        check_number(label, check_array(label, leaf))
+        if leaf.dtype != leaves[0].dtype:
+            raise TypeError(f"{label} has dtype {leaf.dtype}, the first one {leaves[0].dtype}")
+    buffer = np.empty(sum(leaf.size for leaf in leaves), leaves[0].dtype if leaves else np.float32)
+    ends = np.cumsum([leaf.size for leaf in leaves], dtype=np.intp)
+    views = [
+        buffer[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    for view, leaf in zip(views, leaves, strict=True):
+        view[...] = leaf
+    if isinstance(tree, Mapping):
+        return buffer, dict(zip(structure.names, views, strict=True))
+    return buffer, views if isinstance(tree, list) else views[0]
+
+
+def _named(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
+    """The arrays of a structure, each with what an error calls it."""
+    if isinstance(tree, Mapping) or is_series(tree):
+        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        for key, item in items:
+            yield from _named(item, f"{path}.{key}" if path else str(key))
+    elif tree is not None:
+        label = f"gradient {path or '0'!r}"
+        array = check_array(label, np.asarray(tree) if isinstance(tree, np.generic) else tree)
+        check_number(label, array)
+        yield label, array

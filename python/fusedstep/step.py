@@ -1,0 +1,64 @@
+"""What is said at a step, and what it says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .hyperparameters import REAL, Interval, checked_bool, checked_number
+
+LIMIT = Interval("[0, inf]", lambda x: x >= 0)
+
+
+class StepResult(NamedTuple):
+    """What a step did."""
+
+    grad_norm: float | None
+    """The 2-norm of the scaled gradients before clipping; None where it was not needed."""
+    skipped: bool
+    """Whether a NaN or an infinity in the gradients made it do nothing."""
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """The keyword arguments of `Optimizer.step`, checked."""
+
+    scale: float = 1.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    skip_nonfinite: bool = False
+    zero_grad: bool = False
+
+    @classmethod
+    def checked(cls, scale: Any, clip_norm: Any, clip_value: Any, skip: Any, zero: Any) -> StepOptions:
+        """The options as numbers and truth values; an error if one is none."""
+        return cls(
+            checked_number("scale", scale, REAL),
+            None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),
+            None if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
+            checked_bool("skip_nonfinite", skip),
+            checked_bool("zero_grad", zero),
+        )
+
+    @property
+    def clip(self) -> float:
+        """How far from 0 an element of a gradient may be."""
+        return math.inf if self.clip_value is None else self.clip_value
+
+    def scale_at(self, norm: float | None) -> float:
+        """What gradients whose scaled norm this is are multiplied by."""
+        if self.clip_norm is None or norm is None:
+            return self.scale
+        return self.scale * clip_coefficient(norm, self.clip_norm)
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether the gradients are read once before the step."""
+        return self.clip_norm is not None or self.skip_nonfinite
+
+
+def clip_coefficient(norm: float, limit: float) -> float:
+    """What brings gradients of this norm to a norm of at most `limit`; NaN if the norm is."""
+    coefficient = limit / (norm + 1e-6)
+    return 1.0 if coefficient > 1 else coefficient
