@@ -1,8 +1,9 @@
 """The step between other work on the same cores: ``python bench/alternating.py``, with torch installed.
 
 In a training loop a step follows a forward and a backward pass, whose threads may still be looking for more.
-For each kind of work in between: the median and the 9th decile of the microseconds of an Adam step alone,
-of fusedstep's and of torch's fused one, with torch imported after fusedstep and before it.
+For each kind of work in between, and with torch imported after fusedstep and before it: the median and the
+9th decile of the microseconds of an Adam step, and the mean of work and step together, in which shows what
+the step's threads do to the work; with fusedstep's step and with torch's fused one.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ ORDERS = [("fusedstep", "torch"), ("torch", "fusedstep")]
 
 
 def microseconds(step: Callable[[], object], between: Callable[[], object]) -> str:
-    """Median and 9th decile of a step after the work in between."""
+    """Median and 9th decile of a step after the work in between, and the mean of both together."""
     step()
     samples = []
+    begin = time.perf_counter()
     for _ in range(ROUNDS):
         between()
         start = time.perf_counter()
         step()
         samples.append(1e6 * (time.perf_counter() - start))
-    return f"{statistics.median(samples):.0f} | {statistics.quantiles(samples, n=10)[-1]:.0f}"
+    both = 1e6 * (time.perf_counter() - begin) / ROUNDS
+    return f"{statistics.median(samples):.0f} | {statistics.quantiles(samples, n=10)[-1]:.0f} | {both:.0f}"
 
 
 def kinds_of_work(np: Any, torch: Any) -> dict[str, Callable[[], object]]:
@@ -74,8 +77,10 @@ def main() -> None:
     if options.first:
         measure_order(next(order for order in ORDERS if order[0] == options.first))
         return
-    print("| imported first | n | between | fusedstep µs | 9th decile | torch fused µs | 9th decile |")
-    print("|---|--:|---|--:|--:|--:|--:|", flush=True)
+    print(
+        "| imported first | n | between | fusedstep | 9th decile | both | torch fused | 9th decile | both |"
+    )
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|", flush=True)
     for first, _ in ORDERS:
         subprocess.run([sys.executable, __file__, "--first", first], check=True)
 

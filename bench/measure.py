@@ -14,10 +14,15 @@ import numpy as np
 import fusedstep as fs
 
 BLOCK_SECONDS = 0.01
+PAUSE_SECONDS = 0.02
 
 
 def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median seconds of a call of each; in a round all take their turn, after a call to warm up."""
+    """The median seconds of a call of each; in a round all take their turn.
+
+    Before a turn comes a pause, in which the threads of the work before give up waiting for more (those of an
+    OpenMP runtime hold their cores for milliseconds), and then as many calls as are measured, to warm up.
+    """
     calls = {}
     for name, work in works.items():
         work()
@@ -27,7 +32,8 @@ def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str
     samples: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            if calls[name] > 1:
+            time.sleep(PAUSE_SECONDS)
+            for _ in range(calls[name]):
                 work()
             start = time.perf_counter()
             for _ in range(calls[name]):

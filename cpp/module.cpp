@@ -54,9 +54,20 @@ Number checked_number(const py::dtype& dtype) {
 /// float64 is computed in float64 and mixes with nothing; all else is computed in float32.
 bool mix(Number a, Number b) { return (a == number_f64) == (b == number_f64); }
 
-Run run_of(const py::array& array) {
-  return {{checked_number(array.dtype()), const_cast<void*>(array.data())},
-          static_cast<std::size_t>(array.size())};
+std::vector<Run> runs_of(const std::vector<py::array>& arrays) {
+  std::vector<Run> runs;
+  for (const py::array& array : arrays) {
+    if ((array.flags() & py::array::c_style) == 0) throw std::invalid_argument("not one run of memory");
+    runs.push_back({{checked_number(array.dtype()), const_cast<void*>(array.data())},
+                    static_cast<std::size_t>(array.size())});
+  }
+  return runs;
+}
+
+std::pair<double, bool> norm_of(const std::vector<Run>& runs) {
+  const py::gil_scoped_release release;
+  const Norm found = norm(runs);
+  return {found.value, found.finite};
 }
 
 std::size_t kernel_index(const std::string& name) {
@@ -71,8 +82,8 @@ class PinnedPlan {
  public:
   /// The group, the parameter, its state, and the average of its weights if one is kept.
   using Entry = std::tuple<std::size_t, py::array, std::vector<py::array>, std::optional<py::array>>;
-  /// The coefficients of a group's rule and of its averages.
-  using Coefficients = std::pair<std::vector<double>, std::vector<double>>;
+  /// A group's coefficients: of the prologue, of the rule, and of the averages if any are kept.
+  using Coefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>>;
 
   PinnedPlan(const std::vector<std::string>& kernels, const std::string& average, std::vector<Entry> entries)
       : ndarray_(py::module_::import("numpy").attr("ndarray")),
@@ -100,12 +111,10 @@ class PinnedPlan {
     return odd;
   }
 
-  /// The 2-norm of the gradients.
-  double norm() const {
+  /// The 2-norm of the gradients, and whether all their elements are finite.
+  std::pair<double, bool> norm() const {
     if (!pinned_) throw no_gradients();
-    const std::vector<Run> gradients = plan_.gradients();
-    const py::gil_scoped_release release;
-    return fusedstep::norm(gradients);
+    return norm_of(plan_.gradients());
   }
 
   /// Does the step, once for each time that the gradients are pinned: nothing keeps them alive beyond.
@@ -115,10 +124,15 @@ class PinnedPlan {
     if (groups.size() != kernels.size()) throw std::invalid_argument("coefficients for each group");
     std::vector<Row> rows;
     for (std::size_t group = 0; group < kernels.size(); ++group) {
-      const auto& [rule, average] = groups[group];
-      check(kernels[group], rule);
-      if (!average.empty()) check(average_, average);
-      rows.push_back({rule, average});
+      const auto& [prologue, rule, average] = groups[group];
+      Row& row = rows.emplace_back();
+      append(row.rule, prologue);
+      append(row.rule, rule);
+      check(kernels[group], row.rule);
+      if (!average) continue;
+      row.average = no_prologue();
+      append(row.average, *average);
+      check(average_, row.average);
     }
     for (const Tensor& tensor : plan_.tensors())
       if (tensor.average != nullptr && rows[tensor.group].average.empty())
@@ -160,6 +174,10 @@ class PinnedPlan {
       tensors.push_back(tensor);
     }
     return {std::move(kernels), average, std::move(tensors)};
+  }
+
+  static void append(std::vector<double>& row, const py::dict& values) {
+    for (const auto& [name, value] : values) row.push_back(value.cast<double>());
   }
 
   static void check(std::size_t kernel, const std::vector<double>& row) {
@@ -207,18 +225,6 @@ class PinnedPlan {
   bool pinned_ = false;
 };
 
-std::vector<Run> runs_of(const std::vector<py::array>& arrays) {
-  std::vector<Run> runs;
-  for (const py::array& array : arrays) runs.push_back(run_of(array));
-  return runs;
-}
-
-double norm_of(const std::vector<py::array>& arrays) {
-  const std::vector<Run> runs = runs_of(arrays);
-  const py::gil_scoped_release release;
-  return norm(runs);
-}
-
 std::vector<std::size_t> overlapping_of(const std::vector<py::array>& arrays) {
   return overlapping(runs_of(arrays));
 }
@@ -254,8 +260,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("use_isa", &use, py::arg("name"), "Choose the instruction set.");
   m.def("num_threads", &num_threads, "The threads that a step may use.");
   m.def("set_num_threads", &set_num_threads, py::arg("threads"), "Set them.");
-  m.def("norm", &norm_of, py::arg("arrays"),
-        "The 2-norm of all elements of arrays that are single runs of memory.");
+  m.def(
+      "norm", [](const std::vector<py::array>& arrays) { return norm_of(runs_of(arrays)); },
+      py::arg("arrays"),
+      "The 2-norm of all elements of arrays that are single runs of memory; whether all are finite.");
   m.def("overlapping", &overlapping_of, py::arg("arrays"),
         "The positions of those that begin in another's memory.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"), "Multiply them.");
@@ -265,7 +273,7 @@ PYBIND11_MODULE(_core, m) {
       .def("pin", &PinnedPlan::pin, py::arg("gradients"), py::arg("zero_gradients"),
            "Take a step's gradients; return the positions of those not usable as they are.")
       .def("norm", &PinnedPlan::norm, "The 2-norm of the gradients.")
-      .def("run", &PinnedPlan::run, py::arg("coefficients"), py::arg("zero_gradients"), "Do the step.");
+      .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
 }
 
 }  // namespace

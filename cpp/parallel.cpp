@@ -73,7 +73,7 @@ class Pool {
   /// Set when no more workers may enter; below it, their number inside.
   static constexpr unsigned closed = 1U << 31;
   /// How long a worker without work stays awake; the next call often follows soon.
-  static constexpr std::chrono::microseconds patience{50};
+  static constexpr std::chrono::microseconds patience{5000};
 
   void hire(std::size_t workers) {
     try {

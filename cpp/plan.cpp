@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "dispatch.hpp"
 #include "mixed.hpp"
@@ -20,6 +21,13 @@ std::vector<std::size_t> sizes(const std::vector<Tensor>& tensors) {
 }
 
 }  // namespace
+
+std::vector<double> no_prologue() {
+  std::vector<double> row(c_rule, 0);
+  row[c_scale] = row[c_keep] = 1;
+  row[c_clip] = std::numeric_limits<double>::infinity();
+  return row;
+}
 
 Plan::Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Tensor> tensors)
     : kernels_(std::move(kernels)),

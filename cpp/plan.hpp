@@ -25,11 +25,14 @@ struct Tensor {
   void* average;
 };
 
-/// A group's coefficients at a step.
+/// A group's coefficients at a step, each after those of the prologue.
 struct Row {
   std::vector<double> rule;
   std::vector<double> average;  // empty without
 };
+
+/// The coefficients of a prologue that changes nothing.
+std::vector<double> no_prologue();
 
 class Plan {
  public:

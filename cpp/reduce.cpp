@@ -43,13 +43,16 @@ double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double f
 
 }  // namespace
 
-double norm(const std::vector<Run>& runs) {
+Norm norm(const std::vector<Run>& runs) {
+  // Below it squares of float64 may have lost digits, where their root would not.
+  constexpr double least = 0x1p-900;
   const Tiles tiles = tiles_of(runs);
-  const double sum = sum_of_squares(runs, tiles, 1);
-  if (std::isfinite(sum)) return std::sqrt(sum);
-  // Squares of float64 may overflow where their root does not.
-  constexpr double small = 0x1p-600;
-  return std::sqrt(sum_of_squares(runs, tiles, small)) / small;
+  double sum = sum_of_squares(runs, tiles, 1), factor = 1;
+  if (!std::isfinite(sum) || sum < least) {
+    factor = sum < least ? 0x1p600 : 0x1p-600;
+    sum = sum_of_squares(runs, tiles, factor);
+  }
+  return {std::sqrt(sum) / factor, std::isfinite(sum)};
 }
 
 void scale(const std::vector<Run>& runs, double factor) {

@@ -7,12 +7,17 @@
 
 namespace fusedstep {
 
-/// The 2-norm of all elements of all arrays, NaN or infinite only if one of them is.
+struct Norm {
+  double value;
+  bool finite;  // whether all elements are; the value may be infinite all the same
+};
+
+/// The 2-norm of all elements of all arrays.
 ///
 /// The sum of squares has one order, whatever the threads, the instruction set, and where one array ends and
 /// the next begins: elements are counted through all arrays; of each block of Tiles::size of them, element i
 /// goes to lane i mod lanes; lanes are added by halves, blocks one after the other; all in double.
-double norm(const std::vector<Run>& runs);
+Norm norm(const std::vector<Run>& runs);
 
 /// Multiplies every element.
 void scale(const std::vector<Run>& runs, double factor);

@@ -62,10 +62,8 @@ def disassembly() -> dict[tuple[str, ...], str]:
         check=True,
     ).stdout
     space = r"fusedstep::\w+::\(anonymous namespace\)::"
-    number = rf"(?:{space})?(\w+)"
-    name = re.compile(
-        rf"fusedstep::(\w+)::\(anonymous namespace\)::run<{space}(\w+), {space}(\w+), {number}, {number}, {number}"
-    )
+    kernel = rf"{space}(\w+), {space}(\w+)" + 3 * rf", (?:{space})?(\w+)"
+    name = re.compile(rf"fusedstep::(\w+)::\(anonymous namespace\)::run<{kernel}")
     functions = {}
     for block in text.split("\n\n"):
         if match := name.search(block.partition("\n")[0]):
@@ -99,6 +97,17 @@ def test_no_fused_multiply_add(disassembly: dict[tuple[str, ...], str]) -> None:
     """A contracted a·b + c rounds once instead of twice: other bits."""
     for key, code in disassembly.items():
         assert not re.search(r"\bvfn?m(add|sub)|\bfn?m(add|sub)\b|\bfml[as]\b", code), key
+
+
+@linux
+def test_brings_no_other_threads() -> None:
+    """Not linked to an OpenMP runtime: torch and NumPy's BLAS have theirs, which it would wait for."""
+    headers = subprocess.run(
+        ["objdump", "-p", str(_core.__file__)], capture_output=True, text=True, check=True
+    ).stdout
+    needed = re.findall(r"NEEDED\s+(\S+)", headers)
+    assert any(name.startswith("libc.") for name in needed)
+    assert not [name for name in needed if "omp" in name]
 
 
 @pytest.mark.source

@@ -11,6 +11,7 @@ import threading
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ print(os.waitstatus_to_exitcode(status), parallel, (p == -2).all())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_child_runs_serially() -> None:
-    """libgomp's pool does not survive fork(); the child must not wait for it, nor the parent notice."""
+    """The workers do not survive fork(); the child must not wait for them, nor the parent notice."""
     assert printed(FORK) == "0 True True"
 
 
@@ -179,6 +180,42 @@ def test_gil_is_released() -> None:
     start, end = times
     quarter = (end - start) / 4
     assert any(start + quarter < turn < end - quarter for turn in turns)
+
+
+def test_threads_step_optimizers_of_their_own() -> None:
+    """Many callers at once: each step is whole, whoever has the workers."""
+    fs.set_num_threads(3)
+    n, steps = 50_000, 40
+    expected = np.ones(n)
+    alone = fs.Adam(expected)
+    for _ in range(steps):
+        alone.step(np.ones(n))
+
+    def train(p: np.ndarray[Any, Any]) -> None:
+        optimizer = fs.Adam(p)
+        for _ in range(steps):
+            optimizer.step(np.ones(n))
+
+    parameters = [np.ones(n) for _ in range(6)]
+    callers = [threading.Thread(target=train, args=(p,)) for p in parameters]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+        assert not caller.is_alive()
+    assert all(np.array_equal(p, expected) for p in parameters)
+
+
+def test_number_of_threads_goes_up_and_down() -> None:
+    p, q = np.ones(100_000), np.ones(100_000)
+    fs.set_num_threads(1)
+    serial, threaded = fs.Adam(p), fs.Adam(q)
+    for threads in (2, 5, 1, 3, 8, 2):
+        fs.set_num_threads(1)
+        serial.step(np.ones_like(p))
+        fs.set_num_threads(threads)
+        threaded.step(np.ones_like(q))
+    assert np.array_equal(p, q)
 
 
 def test_one_step_at_a_time() -> None:

@@ -24,7 +24,13 @@ def global_norm(grads: Tree) -> float:
     the same bits on every CPU and number of threads, and however the elements are divided into arrays.
     Raises TypeError, naming the array, for anything else.
     """
-    return _core.norm([flat(g, like=g) for _, g in _named(grads)])
+    runs = []
+    for label, leaf in _leaves(grads):
+        g = (
+            np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+        )  # arithmetic on 0-d arrays gives scalars
+        runs.append(_run(_checked(label, g)))
+    return _core.norm(runs)[0]
 
 
 def clip_grad_norm(grads: Tree, c: float) -> float:
@@ -35,21 +41,19 @@ def clip_grad_norm(grads: Tree, c: float) -> float:
     naming the array, for what cannot be scaled, and then changes nothing.
     """
     c = checked_number("c", c, LIMIT)
-    named = list(_named(grads))
+    named = [(label, _checked(label, leaf)) for label, leaf in _leaves(grads)]
     for label, g in named:
         if not g.flags.writeable:
             raise ValueError(f"{label} is read-only")
     arrays = [g for _, g in named]
-    runs = [flat(g, like=g) for g in arrays]
-    norm = _core.norm(runs)
+    runs = [_run(g) for g in arrays]
+    norm, _ = _core.norm(runs)
     coefficient = clip_coefficient(norm, c)
     if coefficient != 1:
+        # Elements that two arrays share are multiplied once, in a copy of the second.
         shared = set(_core.overlapping(runs))
         copies = {i: g.copy() for i, g in enumerate(arrays) if i in shared or not is_dense(g)}
-        _core.scale(
-            [flat(copies[i], like=copies[i]) if i in copies else run for i, run in enumerate(runs)],
-            coefficient,
-        )
+        _core.scale([_run(copies.get(i, g)) for i, g in enumerate(arrays)], coefficient)
         for i, copy in copies.items():
             arrays[i][...] = copy
     return norm
@@ -82,14 +86,20 @@ def flatten(params: Tree) -> tuple[Array, Any]:
     return buffer, views if isinstance(tree, list) else views[0]
 
 
-def _named(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
-    """The arrays of a structure, each with what an error calls it."""
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What is in a structure, each with what an error calls it."""
     if isinstance(tree, Mapping) or is_series(tree):
-        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-        for key, item in items:
-            yield from _named(item, f"{path}.{key}" if path else str(key))
+        for key, item in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _leaves(item, f"{path}[{key!r}]" if path else repr(key))
     elif tree is not None:
-        label = f"gradient {path or '0'!r}"
-        array = check_array(label, np.asarray(tree) if isinstance(tree, np.generic) else tree)
-        check_number(label, array)
-        yield label, array
+        yield f"gradient {path or 0}", tree
+
+
+def _checked(label: str, leaf: Any) -> Array:
+    check_number(label, check_array(label, leaf))
+    return leaf  # type: ignore[no-any-return]  # checked
+
+
+def _run(array: Array) -> Array:
+    """The elements of an array as one run of memory, in their order there; a copy if they are none."""
+    return np.ascontiguousarray(flat(array, like=array))

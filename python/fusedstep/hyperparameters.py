@@ -30,6 +30,7 @@ class Interval:
     fixed: bool = False
 
 
+TRUTH_VALUES = (bool, np.bool_)
 REAL = Interval("(-inf, inf)", math.isfinite)
 
 Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
@@ -41,7 +42,7 @@ Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fix
 
 def checked_number(label: str, value: Any, interval: Interval) -> float:
     """`value` as a float; an error if it is no number, or out of the interval."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not isinstance(value, float) and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{label} must be a number, got {value!r}")
     try:
         number = float(value)
@@ -54,7 +55,7 @@ def checked_number(label: str, value: Any, interval: Interval) -> float:
 
 def checked_bool(label: str, value: Any) -> bool:
     """`value` as a bool; an error unless it is True or False."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, TRUTH_VALUES):
         raise TypeError(f"{label} must be True or False, got {value!r}")
     return bool(value)
 
@@ -184,9 +185,7 @@ class Group(Mapping[str, Any]):
 
     def at(self, t: int) -> At:
         """Every schedule evaluated at step `t`."""
-        h = At(group=self, t=t, kernel=self.kernel)
-        vars(h).update(self._values)
-        vars(h).update(self.scalars)
+        h = At(**self._values, **self.scalars, group=self, t=t, kernel=self.kernel)
         for name in self._scheduled:
             setattr(h, name, self.value(name, t))
         return h

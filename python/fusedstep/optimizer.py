@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import InitVar
 from inspect import Parameter, Signature
@@ -10,14 +9,15 @@ from threading import Lock
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
 from .hyperparameters import REAL, At, Decay, Group, Hyperparameter, Nonnegative, checked_number, declared
 from .kernel import Kernel
-from .plan import Row, prologue
-from .step import StepOptions, StepResult
+from .plan import Row
+from .step import StepOptions, StepResult, checked_options
 from .storage import mix, state_type
 from .structure import Groups, Params
 from .tensors import Tensors
@@ -153,21 +153,21 @@ class Engine:
         `grads` has the structure and the shapes of the parameters. A None skips its parameter and its state;
         `t` goes on for all. With groups it is one item a group, or one structure over all their parameters.
 
-        scale: every gradient is multiplied by it, default 1. clip_norm: if the 2-norm of all scaled
-        gradients, of all groups together, is larger, they are multiplied by ``clip_norm / (norm + 1e-6)``.
-        clip_value: then every element is brought into ``[-clip_value, clip_value]``. All this happens within
-        the step: the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity,
-        nothing changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too.
-        loss: the loss at the parameters, for rules that need it.
+        scale: every gradient is multiplied by it, default 1. clip_norm: the scaled gradients of all groups
+        are multiplied by ``min(1, clip_norm / (norm + 1e-6))``, of their 2-norm all together. clip_value:
+        then every element is brought into ``[-clip_value, clip_value]``. All this happens within the step:
+        the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity, nothing
+        changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too. loss: the
+        loss at the parameters, for rules that need it.
 
         Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
         step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
         optimizer runs; after an error nothing has changed.
         """
-        if not self._running.acquire(blocking=False):
+        if not self._running.acquire(False):
             raise RuntimeError("a step of this optimizer is running already")
         try:
-            options = StepOptions.checked(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
+            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
             return self._step(grads, loss, options)
         finally:
             self._running.release()
@@ -176,11 +176,14 @@ class Engine:
         gradients = self.structure.gradients(grads)
         copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
-        norm = self._plan.norm() * abs(options.scale) if options.needs_norm else None
-        if norm is not None and options.skip_nonfinite and not math.isfinite(norm):
-            if options.zero_grad:
-                set_to_zero(g for g in (*gradients, *copied) if g is not None)
-            return StepResult(norm, skipped=True)
+        norm = None
+        if options.needs_norm:
+            norm, finite = self._plan.norm()
+            norm *= abs(options.scale)
+            if options.skip_nonfinite and not finite:
+                if options.zero_grad:
+                    set_to_zero(g for g in (*gradients, *copied) if g is not None)
+                return StepResult(norm, skipped=True)
         t, scale = self._t + 1, options.scale_at(norm)
         loss = None if loss is None else checked_number("loss", loss, REAL)
         rows, scalars = [], []
@@ -202,7 +205,7 @@ class Engine:
             for p, stand_in in strided:
                 p[...] = stand_in
             set_to_zero(copied)
-        return StepResult(norm, skipped=False)
+        return StepResult(norm, False)
 
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
         """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
@@ -242,11 +245,12 @@ class Engine:
             name = self.structure.names[i]
             raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {dtype}")
         state = {slot: zeros_like(dense_p, dtype) for slot in group.slots}
-        for slot, value in self.initial(group).items():
-            if value != 0:
-                state[slot][...] = value
-        if group.averaged:
-            state[average.SLOT][...] = p
+        with np.errstate(all="ignore"):
+            for slot, value in self.initial(group).items():
+                if value != 0:
+                    state[slot][...] = value
+            if group.averaged:
+                state[average.SLOT][...] = p
         return state
 
 
@@ -266,9 +270,9 @@ class Optimizer(Engine):
 
     lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False.
     ema: in [0, 1), default 0; otherwise the state has another slot of this name, which starts at p and after
-    each step becomes ``ema·(average) + (1 - ema)·p``, an exponential average of the weights. Every
-    hyperparameter can be changed between steps, and every number may be a callable of the step t = 1, 2, …
-    instead, except those that a rule calls fixed.
+    each step becomes ``ema·(average) + (1 - ema)·p``, an exponential average of the weights as they are
+    kept. Every hyperparameter can be changed between steps, and every number may be a callable of the step
+    t = 1, 2, … instead, except those that a rule calls fixed.
 
     Raises TypeError or ValueError, naming the tensor or hyperparameter, for what cannot be optimized.
     """
@@ -287,6 +291,10 @@ class Optimizer(Engine):
 
 
 def _prologue(h: At, scale: float, clip: float) -> dict[str, float]:
-    return prologue(
-        scale=-scale if h.maximize else scale, clip=clip, keep=1 - h.lr * h.weight_decay, l2=h.l2, l1=h.l1
-    )
+    return {
+        "scale": -scale if h.maximize else scale,
+        "clip": clip,
+        "keep": 1 - h.lr * h.weight_decay,
+        "l2": h.l2,
+        "l1": h.l1,
+    }

@@ -12,15 +12,12 @@ Tensor: TypeAlias = tuple[int, Array, list[Array], Array | None]
 
 
 class Row(NamedTuple):
-    """A group's coefficients at a step; those of the average where one is kept."""
+    """A group's coefficients at a step, each in the order of the fields of the C++ struct."""
 
     prologue: dict[str, float]
     rule: dict[str, float]
     average: dict[str, float] | None
 
 
-def prologue(
-    scale: float = 1.0, clip: float = math.inf, keep: float = 1.0, l2: float = 0.0, l1: float = 0.0
-) -> dict[str, float]:
-    """What happens before a rule, in the order of the fields of the C++ struct; by default, nothing."""
-    return {"scale": scale, "clip": clip, "keep": keep, "l2": l2, "l1": l1}
+NO_PROLOGUE = {"scale": 1.0, "clip": math.inf, "keep": 1.0, "l2": 0.0, "l1": 0.0}
+"""The coefficients of a prologue that changes nothing."""

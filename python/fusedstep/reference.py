@@ -11,14 +11,14 @@ import numpy as np
 from . import arrays
 from .average import average
 from .kernel import Coefficients
-from .plan import prologue as identity
+from .plan import NO_PROLOGUE
 from .storage import arithmetic, is_number, mix
 
 if TYPE_CHECKING:
     from .kernel import Array, Kernel
     from .plan import Row, Tensor
 
-BLOCK, LANES = 4096, 32
+BLOCK, LANES, LEAST = 4096, 32, 2.0**-900
 
 
 class Plan:
@@ -44,8 +44,8 @@ class Plan:
             if g is not None and (zero_gradients or not self._is_plain(p, g))
         ]
 
-    def norm(self) -> float:
-        """The 2-norm of the gradients."""
+    def norm(self) -> tuple[float, bool]:
+        """The 2-norm of the gradients, and whether all their elements are finite."""
         pairs = zip(self._tensors, self._gradients, strict=True)
         return norm([arrays.flat(g, like=p) for (_, p, _, _), g in pairs if g is not None])
 
@@ -60,7 +60,7 @@ class Plan:
                     flat_p, flat_g, *flat_state = (arrays.flat(a, like=p) for a in (p, g, *state))
                     _step(self._kernels[group], row.prologue, row.rule, flat_p, flat_g, flat_state)
                     if mean is not None and row.average is not None:
-                        _step(average, identity(), row.average, arrays.flat(mean, like=p), flat_p, [])
+                        _step(average, NO_PROLOGUE, row.average, arrays.flat(mean, like=p), flat_p, [])
 
     def _is_plain(self, p: Array, g: Any) -> bool:
         return (
@@ -97,15 +97,15 @@ def _clamp(x: Array, bound: Any) -> Array:
     return np.where(above > bound, bound, above)
 
 
-def norm(runs: Sequence[Array]) -> float:
-    """The 2-norm of all elements, summed in the order that cpp/reduce.hpp describes."""
+def norm(runs: Sequence[Array]) -> tuple[float, bool]:
+    """The 2-norm of all elements, and whether all are finite; the order of cpp/reduce.hpp."""
     with np.errstate(all="ignore"):
         x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
-        sum_of_squares = _sum_of_squares(x)
-        if math.isfinite(sum_of_squares):
-            return math.sqrt(sum_of_squares)
-        small = 2.0**-600
-        return math.sqrt(_sum_of_squares(small * x)) / small
+        total, factor = _sum_of_squares(x), 1.0
+        if not LEAST <= total < math.inf:
+            factor = 2.0**600 if total < LEAST else 2.0**-600
+            total = _sum_of_squares(factor * x)
+    return math.sqrt(total) / factor, math.isfinite(total)
 
 
 def _sum_of_squares(x: Array) -> float:

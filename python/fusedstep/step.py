@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .hyperparameters import REAL, Interval, checked_bool, checked_number
@@ -20,26 +19,14 @@ class StepResult(NamedTuple):
     """Whether a NaN or an infinity in the gradients made it do nothing."""
 
 
-@dataclass(frozen=True)
-class StepOptions:
+class StepOptions(NamedTuple):
     """The keyword arguments of `Optimizer.step`, checked."""
 
-    scale: float = 1.0
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    skip_nonfinite: bool = False
-    zero_grad: bool = False
-
-    @classmethod
-    def checked(cls, scale: Any, clip_norm: Any, clip_value: Any, skip: Any, zero: Any) -> StepOptions:
-        """The options as numbers and truth values; an error if one is none."""
-        return cls(
-            checked_number("scale", scale, REAL),
-            None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),
-            None if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
-            checked_bool("skip_nonfinite", skip),
-            checked_bool("zero_grad", zero),
-        )
+    scale: float
+    clip_norm: float | None
+    clip_value: float | None
+    skip_nonfinite: bool
+    zero_grad: bool
 
     @property
     def clip(self) -> float:
@@ -56,6 +43,19 @@ class StepOptions:
     def needs_norm(self) -> bool:
         """Whether the gradients are read once before the step."""
         return self.clip_norm is not None or self.skip_nonfinite
+
+
+def checked_options(
+    scale: Any, clip_norm: Any, clip_value: Any, skip_nonfinite: Any, zero_grad: Any
+) -> StepOptions:
+    """The options as numbers and truth values; an error if one is none."""
+    return StepOptions(
+        checked_number("scale", scale, REAL),
+        None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),
+        None if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
+        checked_bool("skip_nonfinite", skip_nonfinite),
+        checked_bool("zero_grad", zero_grad),
+    )
 
 
 def clip_coefficient(norm: float, limit: float) -> float:

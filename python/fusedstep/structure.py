@@ -126,7 +126,9 @@ class Groups:
 
 def is_series(tree: Any) -> bool:
     """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
-    return isinstance(tree, Iterable) and not isinstance(tree, Mapping | AbstractSet | np.ndarray)
+    return isinstance(tree, Iterable) and not isinstance(
+        tree, Mapping | AbstractSet | np.ndarray | str | bytes
+    )
 
 
 def listed(tree: Any) -> Any:

@@ -1,0 +1,291 @@
+"""Every rule against other libraries: ``python bench/peers.py [--json FILE] [--chart FILE]``.
+
+A row is a case (a list of tensors) and a rule; "clipped" is with clipping by the global norm, "bf16" with
+everything in bfloat16 or only the gradients. The columns: the time of a step of fusedstep, in µs and in ns
+for each parameter; the time of a loop with the traffic of the unclipped step and next to no arithmetic, in
+percent of the step's; and how many times as long a step of each peer takes. All have as many threads as
+fusedstep, but for optax, whose compiler XLA uses all cores. They are timed in turns, after a check that some
+steps from the same values end in the same values. A dash: not installed, or without this rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import limit
+import measure
+from peer_libraries import PEERS, Array, Fusedstep, Library, Rule, UnavailableError
+
+LR = {"lr": 0.01}
+MOMENTUM = {"momentum": 0.9}
+ADAGRAD = {**LR, "eps": 1e-10}
+RMSPROP = {**LR, "rho": 0.9, "eps": 1e-8}
+ADAM = {**LR, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+ADAMW = {**ADAM, "weight_decay": 0.01}
+RADAM = {**ADAM, "beta2": 0.99}  # with 0.999, optax's single precision leaves few digits of the rectification
+CENTERED = {"centered": True}
+AMSGRAD = {"amsgrad": True}
+
+# optax.amsgrad is another rule: the largest of the corrected second moments, not the largest one, corrected.
+RULES = {
+    "SGD": Rule("SGD", LR, "SGD", "sgd", "sgd"),
+    "Momentum": Rule("Momentum", {**LR, **MOMENTUM}, "SGD", "sgd", "momentum"),
+    "Nesterov": Rule("Nesterov", {**LR, **MOMENTUM}, "SGD", "sgd", switch={"nesterov": True}),
+    "Adagrad": Rule("Adagrad", ADAGRAD, "Adagrad", "adagrad", "adagrad", "DeepSpeedCPUAdagrad"),
+    "RMSProp": Rule("RMSProp", RMSPROP, "RMSprop", "rmsprop", "rmsprop"),
+    "RMSProp centered": Rule("RMSProp", {**RMSPROP, **CENTERED}, "RMSprop", "rmsprop"),
+    "RMSProp momentum": Rule("RMSProp", {**RMSPROP, **MOMENTUM}, "RMSprop", "rmsprop"),
+    "RMSProp centered momentum": Rule("RMSProp", {**RMSPROP, **CENTERED, **MOMENTUM}, "RMSprop", "rmsprop"),
+    "Adam": Rule("Adam", ADAM, "Adam", "adam", "adam", "DeepSpeedCPUAdam"),
+    "Adam amsgrad": Rule("Adam", {**ADAM, **AMSGRAD}, "Adam"),
+    "AdamW": Rule("AdamW", ADAMW, "AdamW", "adamw", "adam", "DeepSpeedCPUAdam"),
+    "AdamW amsgrad": Rule("AdamW", {**ADAMW, **AMSGRAD}, "AdamW"),
+    "RAdam": Rule("RAdam", RADAM, "RAdam", "radam"),
+}
+CLIPPED = ["SGD", "Adam", "AdamW"]
+
+D = 384
+BLOCK = [(D,), (D,), (D, 3 * D), (3 * D,), (D, D), (D,), (D,), (D,), (D, 4 * D), (4 * D,), (4 * D, D), (D,)]
+CASES: dict[str, list[tuple[int, ...]]] = {
+    "64M": [(64 * 10**6,)],
+    "1M": [(10**6,)],
+    "10k": [(10**4,)],
+    "1000 x 1000": [(1000,)] * 1000,
+    "small GPT": [(65, D), (256, D), *(BLOCK * 6), (D,), (D,)],
+    "digits MLP": [(64, 128), (128,), (128, 10), (10,)],
+}
+CASES_16_BIT = ["64M", "1M"]
+ROUNDS = 11
+
+# A gradient that is the same at every step would not tell one decay from another. Eight steps, because RAdam
+# begins to rectify at the sixth.
+FACTORS = [1.0, -0.5, 2.0, 0.25, -1.0, 1.5, 0.5, 1.0]
+# Okabe and Ito's colors, which the color-blind can tell apart
+COLORS = dict(zip(PEERS, ("#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), strict=True))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured for a list of tensors."""
+
+    rule: str
+    clipped: bool = False
+    parameters: str = "float32"
+    gradients: str = "float32"
+    peers: Collection[str] = tuple(PEERS)
+
+    @property
+    def in_float32(self) -> bool:
+        """Whether nothing is kept in 16 bits."""
+        return self.parameters == self.gradients == "float32"
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """How much the peers may differ, relative and absolute."""
+        if self.parameters == "bfloat16":
+            return 1e-2, 1e-3
+        # torch sums the squares in single precision: its norm of 64 million elements is 0.6 % off.
+        return 1e-5, 1e-5 if self.clipped else 1e-6
+
+    @property
+    def label(self) -> str:
+        """The rule as the table has it."""
+        if self.in_float32:
+            return f"{self.rule} clipped" if self.clipped else self.rule
+        return f"{self.rule} bf16" if self.parameters == "bfloat16" else f"{self.rule} bf16 gradients"
+
+
+def settings(case: str) -> Iterator[Setting]:
+    """What is measured for this case."""
+    yield from (Setting(rule) for rule in RULES)
+    yield from (Setting(rule, clipped=True) for rule in CLIPPED)
+    if case in CASES_16_BIT:
+        # The other peers round each operation to bfloat16; none takes gradients of another dtype.
+        yield Setting("AdamW", parameters="bfloat16", gradients="bfloat16", peers=("torch fused",))
+        yield Setting("AdamW", gradients="bfloat16", peers=())
+
+
+def bench(library: Any, case: str, setting: Setting, rounds: int) -> dict[str, Any]:
+    """One row, of medians in seconds, after a check that all agree."""
+    rule, shapes = RULES[setting.rule], CASES[case]
+    rng = np.random.default_rng(0)
+    parameters = [rng.standard_normal(shape, np.float32).astype(setting.parameters) for shape in shapes]
+    gradients = [away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
+    ours = Fusedstep(rule, parameters, setting.clipped)
+    peers: dict[str, Library] = {}
+    for name in setting.peers:
+        with contextlib.suppress(UnavailableError):
+            peers[name] = PEERS[name](rule, parameters, setting.clipped)
+    del parameters
+
+    check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
+    works: dict[str, Callable[[], object]] = {"fusedstep": ours.step}
+    n = sum(map(math.prod, shapes))
+    if setting.in_float32:
+        slots = len(ours.optimizer.groups[0].kernel.slots)
+        works["limit"] = limit.stream(library, n, np.dtype(np.float32), slots)
+    works |= {name: peer.step for name, peer in peers.items()}
+    return {
+        "case": case,
+        "rule": setting.label,
+        "tensors": len(shapes),
+        "n": n,
+        "seconds": measure.interleaved(works, rounds),
+    }
+
+
+def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Gradients for which it makes no difference whether eps is added before or after the root."""
+    g = rng.standard_normal(shape, np.float32)
+    return g + np.copysign(np.float32(0.1), g)
+
+
+def check(
+    ours: Library,
+    peers: dict[str, Library],
+    gradients: list[Array],
+    what: str,
+    tolerance: tuple[float, float],
+) -> None:
+    """End with an error unless a few steps lead to the same parameters; then give all the gradients."""
+    optimizers = ours, *peers.values()
+    for factor in FACTORS:
+        scaled = [g * g.dtype.type(factor) for g in gradients]
+        for optimizer in optimizers:
+            optimizer.give(scaled)
+            optimizer.step()
+    rtol, atol = tolerance
+    for name, peer in peers.items():
+        for mine, given in zip(ours.values(), peer.values(), strict=True):
+            p, q = (np.asarray(values, np.float32) for values in (mine, given))
+            if not np.allclose(p, q, rtol, atol):
+                raise SystemExit(f"{what}: {name} differs by up to {np.abs(p - q).max():.3g}")
+    for optimizer in optimizers:
+        optimizer.give(gradients)
+
+
+def line(row: dict[str, Any]) -> str:
+    """The row as Markdown."""
+    seconds = row["seconds"]
+    own = seconds["fusedstep"]
+    cells = [row["case"], row["rule"], f"{own * 1e6:.1f}", f"{own / row['n'] * 1e9:.3f}"]
+    cells.append(f"{100 * seconds['limit'] / own:.0f}" if "limit" in seconds else "–")
+    cells += [f"{two_digits(seconds[name] / own)}" if name in seconds else "–" for name in PEERS]
+    return f"| {' | '.join(cells)} |"
+
+
+def two_digits(ratio: float) -> str:
+    """The ratio to two digits, or to the integer."""
+    return f"{ratio:.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that are installed."""
+    found = {}
+    for name in ("torch", "jax", "optax", "numba", "deepspeed"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def chart(rows: list[dict[str, Any]], file: Path) -> None:
+    """Draw how near each rule is to the memory limit, and how much faster AdamW is than that of each peer."""
+    large = [row for row in rows if row["case"] == "64M" and row["rule"] in RULES]
+    cases = [row for row in rows if row["rule"] in {"AdamW", "AdamW clipped"}]
+
+    plt = importlib.import_module("matplotlib.pyplot")
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 4.6), layout="constrained", gridspec_kw={"wspace": 0.06}
+    )
+    for axes in (left, right):
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+
+    percents = [100 * row["seconds"]["limit"] / row["seconds"]["fusedstep"] for row in large]
+    left.barh([row["rule"] for row in large], percents, color="#0072B2", height=0.7)
+    for y, percent in enumerate(percents):
+        left.text(3, y, f"{percent:.0f} %", color="white", va="center")
+    left.axvline(100, color="black", linewidth=1, linestyle="--")
+    left.set_title("How near the memory limit:\none tensor of 64 million float32")
+    left.set_xlabel("speed in % of a loop that only moves the bytes")
+
+    names = [row["case"] + row["rule"].removeprefix("AdamW") for row in cases]
+    for (peer, color), marker in zip(COLORS.items(), "osD^v", strict=True):
+        ratios = {
+            name: row["seconds"][peer] / row["seconds"]["fusedstep"]
+            for name, row in zip(names, cases, strict=True)
+            if peer in row["seconds"]
+        }
+        if ratios:
+            right.scatter(
+                ratios.values(),
+                [names.index(name) for name in ratios],
+                s=45,
+                color=color,
+                edgecolors="white",
+                marker=marker,
+                label=peer,
+                zorder=2,
+            )
+    right.set_yticks(range(len(names)), names)
+    right.set_xscale("log")
+    right.xaxis.set_major_formatter("{x:g}×")
+    right.axvline(1, color="black", linewidth=1, linestyle="--")
+    right.grid(color="0.9")
+    right.set_axisbelow(True)
+    right.set_title("AdamW in other libraries:\na step, fusedstep = 1×")
+    right.set_xlabel("times as long as fusedstep")
+    figure.legend(loc="outside lower right", ncols=len(PEERS), frameon=False, handletextpad=0.1)
+    figure.savefig(file, dpi=200)
+
+
+def main() -> None:
+    """Measure, print, and draw."""
+    parser = argparse.ArgumentParser(prog="python bench/peers.py")
+    parser.add_argument("--json", type=Path, help="write the figures here, in seconds")
+    parser.add_argument("--chart", type=Path, help="draw the figures here, as PNG")
+    parser.add_argument("--from-json", type=Path, help="take the figures from here instead of measuring")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES, help="only these")
+    parser.add_argument("--rules", nargs="*", choices=RULES, default=RULES, help="only these")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default %(default)s")
+    options = parser.parse_args()
+
+    if options.from_json:
+        figures = json.loads(options.from_json.read_text())
+    else:
+        library = limit.build()
+        chosen = [(c, s) for c in options.cases for s in settings(c) if s.rule in options.rules]
+        figures = {
+            "machine": measure.machine(),
+            "versions": versions(),
+            "rows": (bench(library, case, setting, options.rounds) for case, setting in chosen),
+        }
+    for part in ("machine", "versions"):
+        print(", ".join(f"{key} {value}" for key, value in figures[part].items()))
+    columns = ["case", "rule", "µs", "ns/param", "% of limit", *(f"x {name}" for name in PEERS)]
+    print(f"| {' | '.join(columns)} |\n|---|---|{'--:|' * (len(columns) - 2)}", flush=True)
+    rows = []
+    for row in figures["rows"]:
+        rows.append(row)
+        print(line(row), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({**figures, "rows": rows}, indent=1))
+    if options.chart:
+        chart(rows, options.chart)
+
+
+if __name__ == "__main__":
+    main()
