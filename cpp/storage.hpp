@@ -34,9 +34,8 @@ struct Storage<BFloat16> {
   static float load(BFloat16 x) { return as_float(static_cast<uint32_t>(x) << 16); }
 
   static BFloat16 store(float x) {
-    constexpr uint32_t quiet = 0x40;
-    const uint32_t bits = as_bits(x);
-    return static_cast<BFloat16>(x != x ? (bits >> 16) | quiet : rounded(bits, 16));
+    constexpr uint32_t nan = 0x7fc0;
+    return static_cast<BFloat16>(x != x ? nan : rounded(as_bits(x), 16));
   }
 };
 
@@ -49,29 +48,28 @@ struct Storage<Float16> {
 
   static float load(Float16 x) {
     const uint32_t half = static_cast<uint32_t>(x);
-    const uint32_t sign = (half & 0x8000) << 16, exponent = half & 0x7c00, magnitude = (half & 0x7fff) << 13;
-    const uint32_t normal = magnitude + bias;
-    const uint32_t special = magnitude + 2 * bias;  // infinity or NaN
-    // ½ + fraction·2⁻²⁴ - ½ = fraction·2⁻²⁴
-    const uint32_t subnormal = as_bits(as_float(half_bits + (half & 0x3ff)) - 0.5F);
-    return as_float(sign | (exponent == 0 ? subnormal : exponent == 0x7c00 ? special : normal));
+    // As if every exponent were a normal one's. That of subnormals, 0, stands for 1 and no leading 1; the
+    // highest is that of infinities and NaN.
+    const float f = as_float(((half & 0x7fff) << 13) + bias);
+    const float finite = f < 0x1p-14F ? f + f - 0x1p-14F : f;
+    const uint32_t special = f >= 0x1p16F ? 0x7f800000 : 0;
+    return as_float(as_bits(finite) | special | (half & 0x8000) << 16);
   }
 
   static Float16 store(float x) {
-    constexpr uint32_t infinity = 0x7c00, quiet = 0x7e00;
+    constexpr uint32_t nan = 0x7e00, infinity = 0x7c00;
     const uint32_t bits = as_bits(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     const uint32_t normal = rounded(magnitude - bias, 13);
-    // The sum ½ + |x| has its last bit at 2⁻²⁴, as a subnormal half has.
     const uint32_t subnormal = as_bits(as_float(magnitude) + 0.5F) - half_bits;
     const uint32_t finite = magnitude < smallest_normal ? subnormal : normal;
-    return static_cast<Float16>(sign | (x != x ? quiet : magnitude >= overflow ? infinity : finite));
+    const uint32_t capped = finite < infinity ? finite : infinity;
+    return static_cast<Float16>(x != x ? nan : sign | capped);
   }
 
  private:
   static constexpr uint32_t bias = 112U << 23;             // between the exponents of float and half
   static constexpr uint32_t half_bits = 126U << 23;        // ½ as a float
   static constexpr uint32_t smallest_normal = 113U << 23;  // 2⁻¹⁴
-  static constexpr uint32_t overflow = 0x477ff000;         // 65520, which rounds to 2¹⁶
 };
 
 }  // namespace

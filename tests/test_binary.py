@@ -26,7 +26,7 @@ SCALAR = dict.fromkeys(COMPILED["x86_64"], rf"\bv?{OPERATION}s{{letter}}\b") | {
 VECTOR = {
     "x86_64": rf"\b{OPERATION}p{{letter}}\b.*%xmm",
     "x86_64_v3": rf"\bv{OPERATION}p{{letter}}\b.*%ymm",
-    "x86_64_v4": rf"\bv{OPERATION}p{{letter}}\b.*%ymm",
+    "x86_64_v4": rf"\bv{OPERATION}p{{letter}}\b.*%zmm",
     "aarch64": rf"\bf{OPERATION}\s+v\d+\.\d{{letter}}",
 }
 SAME = {"sub": "add"}  # x - 0.5 may be compiled as x + -0.5

@@ -16,7 +16,6 @@ from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
 from .hyperparameters import REAL, At, Decay, Group, Hyperparameter, Nonnegative, checked_number, declared
 from .kernel import Kernel
-from .plan import Row
 from .step import StepOptions, StepResult, checked_options
 from .storage import mix, state_type
 from .structure import Groups, Params
@@ -189,15 +188,16 @@ class Engine:
         rows, scalars = [], []
         for group in self.groups:
             h = group.at(t)
-            scalars.append(self.advance(h, t, loss))
-            vars(h).update(scalars[-1])
+            if advanced := self.advance(h, t, loss):
+                vars(h).update(advanced)
+                scalars.append((group, advanced))
             mean = average.coefficients(h.ema) if group.averaged else None
-            rows.append(Row(_prologue(h, scale, options.clip), self.coefficients(h, t), mean))
+            rows.append((_prologue(h, scale, options.clip), self.coefficients(h, t), mean))
         for p, stand_in in strided:
             stand_in[...] = p
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
-        for group, values in zip(self.groups, scalars, strict=True):
-            group.scalars.update(values)
+        for group, advanced in scalars:
+            group.scalars.update(advanced)
         self._t = t
         try:
             self._plan.run(rows, options.zero_grad)

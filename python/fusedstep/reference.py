@@ -56,11 +56,11 @@ class Plan:
         with np.errstate(all="ignore"):
             for (group, p, state, mean), g in zip(self._tensors, gradients, strict=True):
                 if g is not None:
-                    row = rows[group]
+                    before, rule, after = rows[group]
                     flat_p, flat_g, *flat_state = (arrays.flat(a, like=p) for a in (p, g, *state))
-                    _step(self._kernels[group], row.prologue, row.rule, flat_p, flat_g, flat_state)
-                    if mean is not None and row.average is not None:
-                        _step(average, NO_PROLOGUE, row.average, arrays.flat(mean, like=p), flat_p, [])
+                    _step(self._kernels[group], before, rule, flat_p, flat_g, flat_state)
+                    if mean is not None and after is not None:
+                        _step(average, NO_PROLOGUE, after, arrays.flat(mean, like=p), flat_p, [])
 
     def _is_plain(self, p: Array, g: Any) -> bool:
         return (
