@@ -176,7 +176,7 @@ class Engine:
         copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
         norm = None
-        if options.needs_norm:
+        if options.clip_norm is not None or options.skip_nonfinite:
             norm, finite = self._plan.norm()
             norm *= abs(options.scale)
             if options.skip_nonfinite and not finite:
@@ -192,7 +192,7 @@ class Engine:
                 vars(h).update(advanced)
                 scalars.append((group, advanced))
             mean = average.coefficients(h.ema) if group.averaged else None
-            rows.append((_prologue(h, scale, options.clip), self.coefficients(h, t), mean))
+            rows.append((_prologue(h, scale, options.clip_value), self.coefficients(h, t), mean))
         for p, stand_in in strided:
             stand_in[...] = p
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.

@@ -24,25 +24,16 @@ class StepOptions(NamedTuple):
 
     scale: float
     clip_norm: float | None
-    clip_value: float | None
+    clip_value: float
+    """Infinite where there is no clipping by it."""
     skip_nonfinite: bool
     zero_grad: bool
-
-    @property
-    def clip(self) -> float:
-        """How far from 0 an element of a gradient may be."""
-        return math.inf if self.clip_value is None else self.clip_value
 
     def scale_at(self, norm: float | None) -> float:
         """What gradients whose scaled norm this is are multiplied by."""
         if self.clip_norm is None or norm is None:
             return self.scale
         return self.scale * clip_coefficient(norm, self.clip_norm)
-
-    @property
-    def needs_norm(self) -> bool:
-        """Whether the gradients are read once before the step."""
-        return self.clip_norm is not None or self.skip_nonfinite
 
 
 def checked_options(
@@ -52,7 +43,7 @@ def checked_options(
     return StepOptions(
         checked_number("scale", scale, REAL),
         None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),
-        None if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
+        math.inf if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
         checked_bool("skip_nonfinite", skip_nonfinite),
         checked_bool("zero_grad", zero_grad),
     )

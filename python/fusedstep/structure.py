@@ -14,6 +14,9 @@ Params: TypeAlias = Tree
 """An array, a sequence of arrays, a mapping of names to arrays, or a list of groups: mappings with
 ``"params"`` in any of these forms, and the hyperparameters that differ from the others'."""
 
+# Kept in tuples: making a union takes longer than asking for it.
+NO_SERIES = (Mapping, AbstractSet, np.ndarray, str, bytes)
+ARRAYS = (np.ndarray, np.generic)
 KINDS = {np.ndarray: "an array", Sequence: "a sequence", Mapping: "a mapping"}
 
 
@@ -39,7 +42,7 @@ class Structure:
     def fits(self, tree: Any) -> bool:
         """Whether `tree` is the same kind of container."""
         if self.kind is np.ndarray:
-            return tree is None or isinstance(tree, np.ndarray | np.generic)
+            return tree is None or isinstance(tree, ARRAYS)
         return is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
 
     def leaves(self, tree: Any) -> list[Any]:
@@ -126,9 +129,7 @@ class Groups:
 
 def is_series(tree: Any) -> bool:
     """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
-    return isinstance(tree, Iterable) and not isinstance(
-        tree, Mapping | AbstractSet | np.ndarray | str | bytes
-    )
+    return isinstance(tree, Iterable) and not isinstance(tree, NO_SERIES)
 
 
 def listed(tree: Any) -> Any:
