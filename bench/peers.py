@@ -190,11 +190,16 @@ def two_digits(ratio: float) -> str:
     return f"{ratio:.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
 
 
-def versions() -> dict[str, str]:
-    """The versions of the libraries that are installed."""
+def imported() -> dict[str, str]:
+    """Import the libraries that are installed, and return their versions.
+
+    torch comes first: whoever loads an OpenMP runtime loads it for all, and with another than its own torch's
+    square roots take many times as long.
+    """
     found = {}
     for name in ("torch", "jax", "optax", "numba", "deepspeed"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
             found[name] = importlib.metadata.version(name)
     return found
 
@@ -266,11 +271,12 @@ def main() -> None:
     if options.from_json:
         figures = json.loads(options.from_json.read_text())
     else:
+        versions = imported()
         library = limit.build()
         chosen = [(c, s) for c in options.cases for s in settings(c) if s.rule in options.rules]
         figures = {
             "machine": measure.machine(),
-            "versions": versions(),
+            "versions": versions,
             "rows": (bench(library, case, setting, options.rounds) for case, setting in chosen),
         }
     for part in ("machine", "versions"):

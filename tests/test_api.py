@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from fusedstep.optimizer import Engine
+from fusedstep.engine import Engine
 
 Array = np.ndarray[Any, Any]
 

@@ -38,7 +38,7 @@ def check_number(label: str, array: Array) -> None:
     """An error unless the kernels know the numbers of `array`."""
     if not is_number(array.dtype):
         raise TypeError(
-            f"{label} has dtype {array.dtype.str}; it must be {', '.join(NAMES)} in native byte order"
+            f"{label} has dtype {array.dtype}; it must be {', '.join(NAMES)} in native byte order"
         )
 
 

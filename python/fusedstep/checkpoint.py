@@ -9,7 +9,7 @@ from .arrays import check_array
 from .hyperparameters import REAL, Interval, checked_number
 
 if TYPE_CHECKING:
-    from .optimizer import Engine
+    from .engine import Engine
 
 STEPS = Interval("0, 1, 2, …", lambda t: 0 <= t < 2**53 and t.is_integer())
 
@@ -86,7 +86,7 @@ def _check_state(optimizer: Engine, saved: Any) -> None:
         if value.shape != array.shape:
             raise ValueError(f"{label} has shape {value.shape}, its parameter {array.shape}")
         if value.dtype != array.dtype:
-            raise TypeError(f"{label} has dtype {value.dtype.str}, here {array.dtype.str}")
+            raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
 
 
 def _list(label: str, found: Any) -> None:

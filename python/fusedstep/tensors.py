@@ -73,7 +73,7 @@ class Tensors:
             raise ValueError(f"{label} has shape {g.shape}, its parameter {p.shape}")
         check_number(label, g)
         if not mix(g.dtype, p.dtype):
-            raise TypeError(f"{label} has dtype {g.dtype.str}, its parameter {p.dtype.str}")
+            raise TypeError(f"{label} has dtype {g.dtype}, its parameter {p.dtype}")
         if will_be_zeroed and not g.flags.writeable:
             raise ValueError(f"{label} is read-only, zero_grad cannot set it to 0")
         for other in self._memory.sharing(g):

@@ -1,0 +1,263 @@
+"""The machinery under every rule: parameter groups, state, the step, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from threading import Lock
+from types import MappingProxyType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from . import average, checkpoint, native, reference
+from .arrays import set_to_zero, zeros_like
+from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, declared
+from .kernel import Kernel
+from .step import StepOptions, StepResult, checked_options
+from .storage import mix, state_type
+from .structure import Groups, Params
+from .tensors import Tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+
+    from .kernel import Array
+else:
+
+    def dataclass_transform(**_: object) -> Any:
+        """Python 3.10 has no typing.dataclass_transform, and only type checkers read it."""
+        return lambda cls: cls
+
+
+BACKENDS: dict[str, type[native.Plan | reference.Plan]] = {
+    "native": native.Plan,
+    "numpy": reference.Plan,
+}
+
+
+def positional(*, kw_only: Literal[False] = False) -> Any:
+    """Mark the field that is given by position, for type checkers."""
+    return kw_only
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
+class Engine:
+    """The machinery under `Optimizer`. The fields of its subclasses are arguments of their constructors."""
+
+    _fields: ClassVar[dict[str, Hyperparameter]] = {}
+
+    __signature__: ClassVar[Signature]
+
+    update: ClassVar[Kernel]
+    """The rule: one elementwise formula."""
+
+    scalars: ClassVar[Mapping[str, float]] = {}
+    """State that is one number for a group, with its first value."""
+
+    def __init_subclass__(cls) -> None:
+        own = declared(cls)
+        cls._fields = {**own, **{name: field for name, field in cls._fields.items() if name not in own}}
+        for name, field in own.items():
+            setattr(cls, name, field)
+        cls.__signature__ = Signature(
+            [Parameter("params", Parameter.POSITIONAL_OR_KEYWORD)]
+            + [
+                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default)
+                for field in cls._fields.values()
+            ]
+            + [
+                Parameter("state_dtype", Parameter.KEYWORD_ONLY, default=None),
+                Parameter("backend", Parameter.KEYWORD_ONLY, default="native"),
+            ]
+        )
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        state_dtype: npt.DTypeLike | None = None,
+        backend: Literal["native", "numpy"] = "native",
+        **hyperparameters: Any,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
+        self.backend = backend
+        self._state_type = state_type(state_dtype)
+        self._t = 0
+        self._running = Lock()
+        self.structure = Groups(params)
+        self.groups = tuple(
+            Group(tree, {**hyperparameters, **options}, self._fields, self.choose_kernel, dict(self.scalars))
+            for tree, options in zip(self.structure.trees, self.structure.options, strict=True)
+        )
+        group_of = [i for i, leaves in enumerate(self.structure.leaves) for _ in leaves]
+        self.tensors = Tensors(
+            self.structure.names,
+            [p for leaves in self.structure.leaves for p in leaves],
+            lambda i, p, dense_p: self._initial_state(i, self.groups[group_of[i]], p, dense_p),
+        )
+        self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
+        """Views of the state arrays by slot, keyed like the parameters."""
+        self._plan = BACKENDS[backend](
+            [group.kernel for group in self.groups],
+            [
+                (i, p, [slots[name] for name in self.groups[i].kernel.slots], slots.get(average.SLOT))
+                for i, p, slots in zip(group_of, self.tensors.dense, self.tensors.slots, strict=True)
+            ],
+        )
+
+    # What a rule says about itself.
+
+    @classmethod
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
+        """The elementwise update that the hyperparameters `h` choose; they decide which state there is."""
+        del h
+        return cls.update
+
+    def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
+        """The first value of each slot that does not start at zero."""
+        return {}
+
+    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
+        """The scalars after this step."""
+        return {}
+
+    def coefficients(self, h: At, t: int) -> dict[str, float]:
+        """All that depends on the step alone, in the order of the fields of the C++ struct."""
+        raise NotImplementedError
+
+    # What a user does with it.
+
+    @property
+    def t(self) -> int:
+        """The number of steps done."""
+        return self._t
+
+    def step(
+        self,
+        grads: Any,
+        *,
+        scale: float = 1.0,
+        loss: float | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grad: bool = False,
+    ) -> StepResult:
+        """Update the parameters in place.
+
+        `grads` has the structure and the shapes of the parameters. A None skips its parameter and its state;
+        `t` goes on for all. With groups it is one item a group, or one structure over all their parameters.
+
+        scale: every gradient is multiplied by it, default 1. clip_norm: the scaled gradients of all groups
+        are multiplied by ``min(1, clip_norm / (norm + 1e-6))``, of their 2-norm all together. clip_value:
+        then every element is brought into ``[-clip_value, clip_value]``. All this happens within the step:
+        the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity, nothing
+        changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too. loss: the
+        loss at the parameters, for rules that need it.
+
+        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
+        step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
+        optimizer runs; after an error nothing has changed.
+        """
+        if not self._running.acquire(False):
+            raise RuntimeError("a step of this optimizer is running already")
+        try:
+            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
+            return self._step(grads, loss, options)
+        finally:
+            self._running.release()
+
+    def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
+        gradients = self.structure.gradients(grads)
+        copied = self._pin(gradients, options.zero_grad)
+        strided = self.tensors.strided(gradients)
+        norm = None
+        if options.clip_norm is not None or options.skip_nonfinite:
+            norm, finite = self._plan.norm()
+            norm *= abs(options.scale)
+            if options.skip_nonfinite and not finite:
+                if options.zero_grad:
+                    set_to_zero(g for g in (*gradients, *copied) if g is not None)
+                return StepResult(norm, skipped=True)
+        t, scale = self._t + 1, options.scale_at(norm)
+        loss = None if loss is None else checked_number("loss", loss, REAL)
+        rows, scalars = [], []
+        for group in self.groups:
+            h = group.at(t)
+            if advanced := self.advance(h, t, loss):
+                vars(h).update(advanced)
+                scalars.append((group, advanced))
+            mean = average.coefficients(h.ema) if group.averaged else None
+            rows.append((_prologue(h, scale, options.clip_value), self.coefficients(h, t), mean))
+        for p, stand_in in strided:
+            stand_in[...] = p
+        # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
+        for group, advanced in scalars:
+            group.scalars.update(advanced)
+        self._t = t
+        try:
+            self._plan.run(rows, options.zero_grad)
+        finally:
+            for p, stand_in in strided:
+                p[...] = stand_in
+            set_to_zero(copied)
+        return StepResult(norm, False)
+
+    def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
+        """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
+        odd = self._plan.pin(gradients, zero_gradients)
+        if not odd:
+            return []
+        originals = [gradients[i] for i in odd]
+        for i in odd:
+            gradients[i] = self.tensors.conform(i, gradients[i], zero_gradients)
+        self._plan.pin(gradients, zero_gradients)
+        return originals if zero_gradients else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that a step depends on beside parameters and gradients. Schedules are left out."""
+        return checkpoint.save(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict()` was taken, given the parameters and schedules of then.
+
+        A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
+        schedule it has nothing, and the optimizer keeps its own. Raises ValueError or TypeError, and changes
+        nothing, unless rule, groups, names, shapes and dtypes agree.
+        """
+        self._t = checkpoint.load(self, state_dict)
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickle nor copy: both would part the optimizer from its parameters."""
+        raise TypeError(f"cannot copy or pickle {type(self).__name__}; use state_dict()")
+
+    def __repr__(self) -> str:
+        name, tensors = type(self).__name__, len(self.tensors.names)
+        return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
+
+    def _initial_state(self, i: int, group: Group, p: Array, dense_p: Array) -> dict[str, Array]:
+        dtype = self._state_type or p.dtype
+        if not mix(dtype, p.dtype):
+            name = self.structure.names[i]
+            raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {dtype}")
+        state = {slot: zeros_like(dense_p, dtype) for slot in group.slots}
+        with np.errstate(all="ignore"):
+            for slot, value in self.initial(group).items():
+                if value != 0:
+                    state[slot][...] = value
+            if group.averaged:
+                state[average.SLOT][...] = p
+        return state
+
+
+def _prologue(h: At, scale: float, clip: float) -> dict[str, float]:
+    return {
+        "scale": -scale if h.maximize else scale,
+        "clip": clip,
+        "keep": 1 - h.lr * h.weight_decay,
+        "l2": h.l2,
+        "l1": h.l1,
+    }
