@@ -25,8 +25,11 @@ struct alignas(64) Share {
 /// hold; one that is done early helps the others.
 class Job {
  public:
-  Job(std::size_t tiles, std::size_t threads, void (*work)(const void*, std::size_t), const void* context)
-      : work_(work), context_(context), shares_(threads) {
+  Job(std::size_t tiles, std::size_t threads, Work work, const void* context)
+      : work_(work),
+        context_(context),
+        together_(std::clamp<std::size_t>(tiles / threads / turns, 1, most_together)),
+        shares_(threads) {
     for (std::size_t i = 0; i < threads; ++i) {
       shares_[i].next = tiles * i / threads;
       shares_[i].end = tiles * (i + 1) / threads;
@@ -39,13 +42,19 @@ class Job {
   void run(std::size_t thread) {
     for (std::size_t i = 0; i < threads(); ++i) {
       Share& share = shares_[(thread + i) % threads()];
-      for (std::size_t tile; (tile = share.next++) < share.end;) work_(context_, tile);
+      for (std::size_t tile; (tile = share.next.fetch_add(together_)) < share.end;)
+        work_(context_, tile, std::min(tile + together_, share.end));
     }
   }
 
  private:
-  void (*work_)(const void*, std::size_t);
+  /// A thread comes for more at least so many times, which leaves something to help with, and takes no more
+  /// tiles at once than this.
+  static constexpr std::size_t turns = 8, most_together = 8;
+
+  Work work_;
   const void* context_;
+  std::size_t together_;
   std::vector<Share> shares_;
 };
 
@@ -128,14 +137,13 @@ int num_threads() { return forked ? 1 : requested.load(); }
 
 void set_num_threads(int threads) { requested = threads; }
 
-void for_each_tile(std::size_t tiles, std::size_t least, void (*work)(const void*, std::size_t),
-                   const void* context) {
+void for_each_range(std::size_t tiles, std::size_t least, Work work, const void* context) {
   const std::size_t threads = std::min(static_cast<std::size_t>(num_threads()), tiles / least);
   if (threads > 1) {
     Job job(tiles, threads, work, context);
     if (pool().run(job)) return;
   }
-  for (std::size_t tile = 0; tile < tiles; ++tile) work(context, tile);
+  work(context, 0, tiles);
 }
 
 }  // namespace fusedstep

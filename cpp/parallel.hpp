@@ -10,15 +10,18 @@ namespace fusedstep {
 int num_threads();
 void set_num_threads(int threads);
 
-/// Calls work(context, 0) ... work(context, tiles - 1), each once, on at most one thread for `least` tiles.
-void for_each_tile(std::size_t tiles, std::size_t least, void (*work)(const void* context, std::size_t tile),
-                   const void* context);
+/// What there is to do for the tiles begin..end.
+using Work = void (*)(const void* context, std::size_t begin, std::size_t end);
 
-template <class Work>
-void for_each_tile(std::size_t tiles, std::size_t least, const Work& work) {
-  for_each_tile(
-      tiles, least, [](const void* context, std::size_t tile) { (*static_cast<const Work*>(context))(tile); },
-      std::addressof(work));
+/// Does all tiles from 0 on, each once and a few together, on at most one thread for `least` tiles.
+void for_each_range(std::size_t tiles, std::size_t least, Work work, const void* context);
+
+template <class Function>
+void for_each_range(std::size_t tiles, std::size_t least, const Function& function) {
+  const Work work = [](const void* context, std::size_t begin, std::size_t end) {
+    (*static_cast<const Function*>(context))(begin, end);
+  };
+  for_each_range(tiles, least, work, std::addressof(function));
 }
 
 }  // namespace fusedstep

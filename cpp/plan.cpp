@@ -56,14 +56,14 @@ void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
     const Row& row = rows[tensor.group];
     sweep(table, table.kernels[kernels_[tensor.group]], row.rule.data(), begin, end, tensor.p, tensor.g,
           tensor.kept, tensor.state.data());
-    // What follows finds the tile in the cache.
+    // What follows finds the run in the cache.
     if (tensor.average != nullptr)
       sweep(table, table.kernels[average_], row.average.data(), begin, end, {tensor.kept, tensor.average},
             tensor.p, tensor.kept, nullptr);
     if (zero_gradients) std::memset(tensor.g.at(begin), 0, (end - begin) * width(tensor.g.number));
   };
-  for_each_tile(tiles_.count(), Tiles::least_a_thread,
-                [&](std::size_t tile) { tiles_.for_each_run(tile, step); });
+  for_each_range(tiles_.count(), Tiles::least_a_thread,
+                 [&](std::size_t first, std::size_t last) { tiles_.for_each_run(first, last, step); });
 }
 
 std::vector<Run> Plan::gradients() const {

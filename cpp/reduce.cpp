@@ -27,14 +27,17 @@ double add_by_halves(double* sums) {
 double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double factor) {
   const Table& table = active();
   std::vector<double> blocks(tiles.count());
-  for_each_tile(tiles.count(), Tiles::least_a_thread, [&](std::size_t tile) {
+  const auto add_block = [&](std::size_t tile) {
     double sums[lanes] = {};
     std::size_t lane = 0;
-    tiles.for_each_run(tile, [&](std::size_t i, std::size_t begin, std::size_t end) {
+    tiles.for_each_run(tile, tile + 1, [&](std::size_t i, std::size_t begin, std::size_t end) {
       table.squares[runs[i].array.number](factor, begin, end, runs[i].array.data, lane, sums);
       lane += end - begin;
     });
     blocks[tile] = add_by_halves(sums);
+  };
+  for_each_range(tiles.count(), Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
+    for (std::size_t tile = first; tile < last; ++tile) add_block(tile);
   });
   double sum = 0;
   for (const double block : blocks) sum += block;
@@ -58,8 +61,8 @@ Norm norm(const std::vector<Run>& runs) {
 void scale(const std::vector<Run>& runs, double factor) {
   const Table& table = active();
   const Tiles tiles = tiles_of(runs);
-  for_each_tile(tiles.count(), Tiles::least_a_thread, [&](std::size_t tile) {
-    tiles.for_each_run(tile, [&](std::size_t i, std::size_t begin, std::size_t end) {
+  for_each_range(tiles.count(), Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
+    tiles.for_each_run(first, last, [&](std::size_t i, std::size_t begin, std::size_t end) {
       table.scaling[runs[i].array.number](factor, begin, end, runs[i].array.data);
     });
   });

@@ -21,11 +21,11 @@ class Tiles {
 
   std::size_t count() const { return starts_.size() - 1; }
 
-  /// Calls work(array, begin, end) for each run of elements of a tile, in order.
-  template <class Work>
-  void for_each_run(std::size_t tile, const Work& work) const {
-    Position at = starts_[tile];
-    const Position stop = starts_[tile + 1];
+  /// Calls work(array, begin, end) for each run of elements of the tiles first..last, in order.
+  template <class Function>
+  void for_each_run(std::size_t first, std::size_t last, const Function& work) const {
+    Position at = starts_[first];
+    const Position stop = starts_[last];
     for (; at.array < stop.array; at = {at.array + 1, 0})
       if (at.element < sizes_[at.array]) work(at.array, at.element, sizes_[at.array]);
     if (at.element < stop.element) work(at.array, at.element, stop.element);
