@@ -20,12 +20,17 @@ from typing import Any
 
 SIZES = [10**4, 10**5, 10**6, 10**7]
 ROUNDS = 60
+WARM_UP = 10
+REST_SECONDS = 0.5  # in which the threads of what was measured before give up waiting for more
 ORDERS = [("fusedstep", "torch"), ("torch", "fusedstep")]
 
 
 def microseconds(step: Callable[[], object], between: Callable[[], object]) -> str:
     """Median and 9th decile of a step after the work in between, and the mean of both together."""
-    step()
+    time.sleep(REST_SECONDS)
+    for _ in range(WARM_UP):
+        between()
+        step()
     samples = []
     begin = time.perf_counter()
     for _ in range(ROUNDS):

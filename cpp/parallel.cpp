@@ -11,6 +11,9 @@
 #ifndef _WIN32
 #include <pthread.h>
 #endif
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 namespace fusedstep {
 namespace {
@@ -58,6 +61,33 @@ class Job {
   std::vector<Share> shares_;
 };
 
+#ifdef __linux__
+/// Keeps a sleeping thread to the processor that it ran on, so that it wakes up there. In a virtual machine
+/// the kernel may take an idle processor for one that is away, and wake the thread on its caller's, which is
+/// busy.
+class Place {
+ public:
+  Place() {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    kept_ = sched_getaffinity(0, sizeof allowed_, &allowed_) == 0 &&
+            sched_setaffinity(0, sizeof here, &here) == 0;
+  }
+  ~Place() {
+    if (kept_) sched_setaffinity(0, sizeof allowed_, &allowed_);
+  }
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+
+ private:
+  cpu_set_t allowed_;
+  bool kept_;
+};
+#else
+struct Place {};
+#endif
+
 /// Threads that help a caller. The caller never waits for one that has not begun: where another library's
 /// threads hold the cores, it does all tiles itself. (The barrier at the end of an OpenMP region does wait,
 /// after a matrix product of OpenBLAS for milliseconds: its threads go on looking for work.)
@@ -100,6 +130,7 @@ class Pool {
       }
       const auto bedtime = std::chrono::steady_clock::now() + patience;
       while (calls_ == seen && std::chrono::steady_clock::now() < bedtime) std::this_thread::yield();
+      [[maybe_unused]] const Place place;
       calls_.wait(seen);
     }
   }
