@@ -60,6 +60,7 @@ struct Storage<Float16> {
     constexpr uint32_t nan = 0x7e00, infinity = 0x7c00;
     const uint32_t bits = as_bits(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
     const uint32_t normal = rounded(magnitude - bias, 13);
+    // The sum ½ + |x| has its last bit at 2⁻²⁴, as a subnormal half has.
     const uint32_t subnormal = as_bits(as_float(magnitude) + 0.5F) - half_bits;
     const uint32_t finite = magnitude < smallest_normal ? subnormal : normal;
     const uint32_t capped = finite < infinity ? finite : infinity;

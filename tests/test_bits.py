@@ -7,13 +7,14 @@ alignment, split and order; with NaN, infinities and denormals; over several ste
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusedstep as fs
+from exactly import assert_same, guarded, same_bits
 from fusedstep import _core
 from fusedstep.average import average
 
@@ -23,7 +24,6 @@ DTYPES = [np.float32, np.float64]
 THREADS = [1, 2, 3]
 LENGTHS = [0, 1, 2, 17, 127, 1009, _core.tile - 1, _core.tile, _core.tile + 1, 3 * _core.tile + 7]
 LOSSES = [2.0, 1.5, 1.7, 0.2, 0.2]
-GUARD = 16
 
 ALTERNATIVES: dict[str, Any] = {
     "[0, inf)": lambda default: 3 * default if default else 0.03,
@@ -67,30 +67,6 @@ def id_of(value: Any) -> str:
     return str(getattr(value, "__name__", value))
 
 
-def same_bits(a: Array, b: Array) -> bool:
-    """Equal to the bit; NaN equals NaN whatever its sign and payload, which IEEE 754 leaves open."""
-    nan = np.isnan(a)
-    unsigned = np.dtype(f"u{a.itemsize}")
-    return a.dtype == b.dtype and bool(
-        np.array_equal(nan, np.isnan(b)) and np.array_equal(a.view(unsigned)[~nan], b.view(unsigned)[~nan])
-    )
-
-
-def guarded(values: Array, offset: int) -> tuple[Array, Callable[[], bool]]:
-    """A copy of `values`, `offset` elements into a buffer with sentinels on both sides, and their check."""
-    n = len(values)
-    buffer = np.full(n + 2 * GUARD + offset, 12345.0, values.dtype)
-    view = buffer[GUARD + offset : GUARD + offset + n]
-    view[...] = values
-
-    def intact() -> bool:
-        return bool(
-            (buffer[: GUARD + offset] == 12345.0).all() and (buffer[GUARD + offset + n :] == 12345.0).all()
-        )
-
-    return view, intact
-
-
 def normal(seed: int, n: int, dtype: Any) -> Array:
     return np.random.default_rng(seed).standard_normal(n).astype(dtype)
 
@@ -130,12 +106,6 @@ def trained(
     for i, slots in optimizer.state.items():
         result |= {f"{slot}{i}": array for slot, array in slots.items()}
     return result
-
-
-def assert_same(result: dict[str, Array], expected: dict[str, Array], context: Any) -> None:
-    assert result.keys() == expected.keys()
-    for name, array in result.items():
-        assert same_bits(array, expected[name]), (name, context)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)

@@ -16,6 +16,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 import fusedstep as fs
+from exactly import same_bits
 from fusedstep import _core
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -36,19 +37,6 @@ SHAPES = {"large": (2 * _core.tile + 77,), "square": (6, 6), "small": (3,), "twi
 OPTIONS: dict[str, Any] = {"l1": 0.01, "l2": 0.02, "weight_decay": 0.1}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "float16": 2e-2, "bfloat16": 1e-1}
 NONFINITE = [math.nan, math.inf, -math.inf]
-
-
-def unsigned(a: Array) -> Array:
-    """The bits as integers."""
-    return a.view(f"u{a.itemsize}")
-
-
-def same_bits(a: Array, b: Array) -> bool:
-    """Equal to the bit; NaN equals NaN whatever its sign and payload, which IEEE 754 leaves open."""
-    nan = np.isnan(a)
-    return a.dtype == b.dtype and bool(
-        np.array_equal(nan, np.isnan(b)) and np.array_equal(unsigned(a)[~nan], unsigned(b)[~nan])
-    )
 
 
 def tensors(seed: int, kind: str = "float32") -> dict[str, Array]:

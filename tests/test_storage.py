@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from exactly import assert_same, guarded, same_bits, unsigned
 from fusedstep import _core
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -32,21 +33,6 @@ MIXES = list(itertools.product(NAMES, repeat=3))  # parameter, gradient, state
 FRACTION = {"float16": 10, "bfloat16": 7}  # bits
 LOSSES = [2.0, 1.5, 1.7]
 SIGN = 0x8000
-GUARD = 16
-
-
-def unsigned(a: Array) -> Array:
-    """The bits as integers."""
-    return a.view(f"u{a.itemsize}")
-
-
-def same_bits(a: Array, b: Array) -> bool:
-    """Equal to the bit; NaN equals NaN whatever its sign and payload, which IEEE 754 leaves open."""
-    with np.errstate(invalid="ignore"):  # signalling NaN
-        nan, other = np.isnan(a), np.isnan(b)
-    return a.dtype == b.dtype and bool(
-        np.array_equal(nan, other) and np.array_equal(unsigned(a)[~nan], unsigned(b)[~nan])
-    )
 
 
 def cast(a: Array, name: str) -> Array:
@@ -302,12 +288,6 @@ def trained(
     return result
 
 
-def assert_same(result: dict[str, Array], expected: dict[str, Array], context: Any) -> None:
-    assert result.keys() == expected.keys()
-    for name, array in result.items():
-        assert same_bits(array, expected[name]), (name, context)
-
-
 def assert_kept(result: dict[str, Array], kept: str, state: str) -> None:
     for name, array in result.items():
         assert array.dtype == DTYPES[kept if name[0] == "p" else state], name
@@ -399,21 +379,6 @@ def test_options_of_a_step(mix: tuple[str, str, str]) -> None:
     for t in range(len(LOSSES)):
         opt.step([normal(10 * t + i, n, given) for i, n in enumerate(lengths)])
     assert not np.array_equal(opt.state[0]["m"], results[0]["m0"])
-
-
-def guarded(values: Array, offset: int) -> tuple[Array, Callable[[], bool]]:
-    """A copy of `values`, `offset` elements into a buffer with sentinels on both sides, and their check."""
-    n = len(values)
-    buffer = np.full(n + 2 * GUARD + offset, 123.0, values.dtype)
-    view = buffer[GUARD + offset : GUARD + offset + n]
-    view[...] = values
-
-    def intact() -> bool:
-        return bool(
-            (buffer[: GUARD + offset] == 123.0).all() and (buffer[GUARD + offset + n :] == 123.0).all()
-        )
-
-    return view, intact
 
 
 @pytest.mark.parametrize("mix", MIXES, ids="-".join)
