@@ -15,17 +15,29 @@ inline T sign(T x) {
   return x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x;
 }
 
+/// |x|
+template <class T>
+inline T absolute(T x) {
+  return x < 0 ? -x : x;
+}
+
 /// The larger one, or NaN if either is, as numpy.maximum.
 template <class T>
 inline T maximum(T a, T b) {
   return a > b || a != a ? a : b;
 }
 
+/// x, or the one of the bounds that it lies beyond; NaN stays NaN.
+template <class T>
+inline T clamp(T x, T least, T most) {
+  const T above = x < least ? least : x;
+  return above > most ? most : above;
+}
+
 /// x, or the one of -bound and bound that it lies beyond; NaN stays NaN, as in numpy.clip.
 template <class T>
 inline T clamp(T x, T bound) {
-  const T above = x < -bound ? -bound : x;
-  return above > bound ? bound : above;
+  return clamp(x, -bound, bound);
 }
 
 /// x, or 0 where rounding made a variance negative.

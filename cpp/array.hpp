@@ -13,6 +13,9 @@ constexpr std::size_t width(Number number) {
   return bytes[number];
 }
 
+/// float64 is computed in float64 and mixes with nothing; all else is computed in float32.
+constexpr bool mix(Number a, Number b) { return (a == number_f64) == (b == number_f64); }
+
 struct Array {
   Number number;
   void* data;

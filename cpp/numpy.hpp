@@ -46,9 +46,6 @@ inline Number checked_number(const py::dtype& dtype) {
   return number(dtype);
 }
 
-/// float64 is computed in float64 and mixes with nothing; all else is computed in float32.
-inline bool mix(Number a, Number b) { return (a == number_f64) == (b == number_f64); }
-
 /// Arrays that are single runs of memory.
 inline std::vector<Run> runs_of(const std::vector<py::array>& arrays) {
   std::vector<Run> runs;

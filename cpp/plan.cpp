@@ -34,18 +34,20 @@ Plan::Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Te
       average_(average),
       tensors_(std::move(tensors)),
       tiles_(sizes(tensors_), grain) {
-  for (const Tensor& tensor : tensors_) {
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const Tensor& tensor = tensors_[i];
     if (tensor.size == 0) continue;
     const auto remember = [&](Number number, const void* start) {
       const auto* begin = static_cast<const char*>(start);
-      memory_.emplace_back(begin, begin + tensor.size * width(number));
+      memory_.push_back({begin, begin + tensor.size * width(number), i});
     };
     remember(tensor.p.number, tensor.p.data);
     const Kernel& kernel = active().kernels[kernels_[tensor.group]];
     for (std::size_t slot = 0; slot < kernel.slots; ++slot) remember(tensor.kept, tensor.state[slot]);
     if (tensor.average != nullptr) remember(tensor.kept, tensor.average);
   }
-  std::sort(memory_.begin(), memory_.end());
+  std::sort(memory_.begin(), memory_.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
 }
 
 void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
@@ -79,8 +81,14 @@ bool Plan::touches(const void* memory, std::size_t size) const {
   const auto* begin = static_cast<const char*>(memory);
   const auto after =
       std::lower_bound(memory_.begin(), memory_.end(), begin + size,
-                       [](const Interval& interval, const char* end) { return interval.first < end; });
-  return after != memory_.begin() && std::prev(after)->second > begin;
+                       [](const Interval& interval, const char* end) { return interval.begin < end; });
+  return after != memory_.begin() && std::prev(after)->end > begin;
+}
+
+std::optional<std::pair<std::size_t, std::size_t>> Plan::overlap() const {
+  for (std::size_t i = 1; i < memory_.size(); ++i)
+    if (memory_[i].begin < memory_[i - 1].end) return {{memory_[i - 1].tensor, memory_[i].tensor}};
+  return {};
 }
 
 }  // namespace fusedstep

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -47,19 +48,27 @@ class Plan {
   std::vector<Run> gradients() const;
 
   std::vector<Tensor>& tensors() { return tensors_; }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::vector<std::size_t>& kernels() const { return kernels_; }
+  std::size_t average() const { return average_; }
 
   /// Whether `size` bytes at `memory` touch a parameter or its state.
   bool touches(const void* memory, std::size_t size) const;
 
+  /// Two tensors, or one twice, whose parameters and state share memory, if there are such.
+  std::optional<std::pair<std::size_t, std::size_t>> overlap() const;
+
  private:
-  using Interval = std::pair<const char*, const char*>;
+  struct Interval {
+    const char *begin, *end;
+    std::size_t tensor;
+  };
 
   std::vector<std::size_t> kernels_;
   std::size_t average_;
   std::vector<Tensor> tensors_;
   Tiles tiles_;
-  std::vector<Interval> memory_;  // sorted
+  std::vector<Interval> memory_;  // what a step writes but for gradients, sorted
 };
 
 }  // namespace fusedstep

@@ -324,19 +324,26 @@ def test_signature_and_docstring(rule: str) -> None:
 
 
 def test_every_rule_is_exported() -> None:
-    notes = [
+    names = [
         "SGD",
         "Momentum",
         "EMAMomentum",
         "Nesterov",
+        "SGDM",
+        "ASGD",
         "Adagrad",
         "RMSProp",
+        "Adadelta",
         "Adam",
         "AdamW",
+        "NAdam",
+        "NAdamW",
+        "Adamax",
         "RAdam",
         "Eve",
+        "Rprop",
     ]
-    assert list(fs.rules) == notes
+    assert list(fs.rules) == names
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())
     backend = inspect.signature(Engine.__init__, eval_str=True).parameters["backend"]
     assert get_args(backend.annotation) == tuple(BACKENDS)

@@ -10,7 +10,7 @@ torch's SGD keeps `buf = mu·buf + g` and steps by `-lr·buf`, with the step siz
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,7 +36,14 @@ SLOTS: dict[str, dict[str, str]] = {
     "RMSProp": {"s": "square_avg", "a": "grad_avg", "b": "momentum_buffer"},
     "Adam": MOMENTS,
     "AdamW": MOMENTS,
+    "NAdam": MOMENTS,
+    "NAdamW": MOMENTS,
     "RAdam": MOMENTS,
+    "SGDM": {"buf": "momentum_buffer"},
+    "ASGD": {"ax": "ax"},
+    "Adadelta": {"s": "square_avg", "d": "acc_delta"},
+    "Adamax": {"m": "exp_avg", "u": "exp_inf"},
+    "Rprop": {"prev": "prev", "step": "step_size"},
 }
 
 
@@ -53,6 +60,7 @@ class Case:
 
 SGD, MOMENTUM = {"lr": 0.02}, {"lr": 0.02, "momentum": 0.9}
 ADAGRAD = {"lr": 0.05, "eps": 1e-10}
+ASGD = {"lr": 0.05, "lambd": 0.1, "alpha": 0.5, "t0": 20}
 ADAM, AMS = {"lr": 0.02}, {"lr": 0.02, "amsgrad": True}
 
 CASES = {
@@ -70,6 +78,47 @@ CASES = {
         "SGD",
         {**MOMENTUM, "nesterov": True, "weight_decay": 0.1},
         unit=-0.02,
+    ),
+    "sgdm": Case("SGDM", MOMENTUM, "SGD", MOMENTUM),
+    "sgdm-no-momentum": Case("SGDM", {"lr": 0.02, "momentum": 0.0}, "SGD", SGD),
+    "sgdm-dampening-l2": Case(
+        "SGDM",
+        {**MOMENTUM, "dampening": 0.3, "l2": 0.1},
+        "SGD",
+        {**MOMENTUM, "dampening": 0.3, "weight_decay": 0.1},
+    ),
+    "sgdm-nesterov": Case("SGDM", {**MOMENTUM, "nesterov": True}, "SGD", {**MOMENTUM, "nesterov": True}),
+    "asgd-defaults": Case("ASGD", {}, "ASGD"),
+    "asgd": Case("ASGD", ASGD, "ASGD", ASGD),
+    "asgd-l2": Case("ASGD", {**ASGD, "l2": 0.1}, "ASGD", {**ASGD, "weight_decay": 0.1}),
+    "adadelta-defaults": Case("Adadelta", {}, "Adadelta"),
+    "adadelta-l2": Case(
+        "Adadelta",
+        {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "l2": 0.1},
+        "Adadelta",
+        {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1},
+    ),
+    "nadam-defaults": Case("NAdam", {}, "NAdam"),
+    "nadam": Case(
+        "NAdam",
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "momentum_decay": 0.1, "l2": 0.1},
+        "NAdam",
+        {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3, "momentum_decay": 0.1, "weight_decay": 0.1},
+    ),
+    "nadamw-defaults": Case("NAdamW", {}, "NAdam", {"weight_decay": 0.01, "decoupled_weight_decay": True}),
+    "adamax-defaults": Case("Adamax", {}, "Adamax"),
+    "adamax-l2": Case(
+        "Adamax",
+        {"lr": 0.01, "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "l2": 0.1},
+        "Adamax",
+        {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1},
+    ),
+    "rprop-defaults": Case("Rprop", {}, "Rprop"),
+    "rprop": Case(
+        "Rprop",
+        {"lr": 0.05, "eta_minus": 0.4, "eta_plus": 1.5, "step_min": 0.02, "step_max": 0.1},
+        "Rprop",
+        {"lr": 0.05, "etas": (0.4, 1.5), "step_sizes": (0.02, 0.1)},
     ),
     "adagrad": Case("Adagrad", ADAGRAD, "Adagrad", ADAGRAD),
     "adagrad-l2-lr_decay-initial": Case(
@@ -141,6 +190,12 @@ WITHOUT_DECAY = {
     "adam": CASES["adam-amsgrad"],
     "adamw": Case("AdamW", {**ADAM, "weight_decay": 0.0}, "AdamW", {**ADAM, "weight_decay": 0.0}),
     "radam": CASES["radam-short"],
+    "sgdm": CASES["sgdm-nesterov"],
+    "asgd": CASES["asgd"],
+    "adadelta": Case("Adadelta", {"lr": 0.5}, "Adadelta", {"lr": 0.5}),
+    "nadam": Case("NAdam", {"lr": 0.02}, "NAdam", {"lr": 0.02}),
+    "adamax": Case("Adamax", {"lr": 0.02}, "Adamax", {"lr": 0.02}),
+    "rprop": Case("Rprop", {"lr": 0.02}, "Rprop", {"lr": 0.02}),
 }
 
 
@@ -150,8 +205,12 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(params=list(TOLERANCE))
-def dtype(request: pytest.FixtureRequest) -> Any:
-    return request.param
+def dtype(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """torch keeps state that is one number in its default dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, request.param))
+    yield request.param
+    torch.set_default_dtype(default)
 
 
 def cases(table: dict[str, Case], *without: str) -> pytest.MarkDecorator:
@@ -204,7 +263,7 @@ def test_rule(case: Case, dtype: Any, backend: Any) -> None:
     check(case, dtype, backend)
 
 
-@cases(WITHOUT_DECAY)
+@cases(WITHOUT_DECAY, "rprop")
 def test_maximize(case: Case, dtype: Any, backend: Any) -> None:
     """With coupled decay, which still pulls towards zero. That of torch's AdamW is not coupled."""
     l2 = 0.0 if case.rule == "AdamW" else 0.1

@@ -65,5 +65,18 @@ struct RMSPropCenteredMomentum {
   }
 };
 
+/// Adadelta. Zeiler 2012, arXiv:1212.5701, Algorithm 1.
+template <class T>
+struct Adadelta {
+  T rho, gain, eps, lr;
+
+  void operator()(T& p, T g, T& s, T& d) const {
+    s = rho * s + gain * (g * g);
+    const T delta = sqrt(d + eps) / sqrt(s + eps) * g;
+    d = rho * d + gain * (delta * delta);
+    p = p - lr * delta;
+  }
+};
+
 }  // namespace
 }  // namespace fusedstep::FUSEDSTEP_ISA

@@ -31,6 +31,30 @@ struct AMSGrad {
   }
 };
 
+/// Adam with Nesterov momentum. Dozat 2016, ICLR workshop, Algorithm 2.
+template <class T>
+struct NAdam {
+  T beta1, gain1, beta2, gain2, ahead, step, root, eps;  // ahead: of the gradient; step: of the momentum
+
+  void operator()(T& p, T g, T& m, T& v) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * (g * g);
+    p = p - (ahead * g + step * m) / (sqrt(v) * root + eps);
+  }
+};
+
+/// Adamax: Adam with the infinity norm. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2.
+template <class T>
+struct Adamax {
+  T beta1, gain1, beta2, step, eps;
+
+  void operator()(T& p, T g, T& m, T& u) const {
+    m = beta1 * m + gain1 * g;
+    u = maximum(beta2 * u, absolute(g) + eps);
+    p = p - step * m / u;
+  }
+};
+
 /// Rectified Adam. Liu et al. 2020, arXiv:1908.03265, Algorithm 2.
 template <class T>
 struct RAdam {

@@ -47,5 +47,39 @@ struct Nesterov {
   }
 };
 
+/// Momentum, with the step size outside the buffer. Sutskever et al. 2013.
+template <class T>
+struct SGDM {
+  T momentum, gain, lr;
+
+  void operator()(T& p, T g, T& buf) const {
+    buf = momentum * buf + gain * g;
+    p = p - lr * buf;
+  }
+};
+
+/// The same, stepping from where the momentum leads next.
+template <class T>
+struct SGDMNesterov {
+  T momentum, gain, lr;
+
+  void operator()(T& p, T g, T& buf) const {
+    buf = momentum * buf + gain * g;
+    p = p - lr * (g + momentum * buf);
+  }
+};
+
+/// Averaged gradient descent; the average is the parameter itself until averaging begins (mu < 1).
+/// Polyak & Juditsky 1992; Xu 2011, arXiv:1107.2490.
+template <class T>
+struct ASGD {
+  T keep, eta, mu;
+
+  void operator()(T& p, T g, T& ax) const {
+    p = keep * p - eta * g;
+    ax = mu < 1 ? ax + mu * (p - ax) : p;
+  }
+};
+
 }  // namespace
 }  // namespace fusedstep::FUSEDSTEP_ISA

@@ -6,10 +6,11 @@ from .gradients import clip_grad_norm, flatten, global_norm
 from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
 from .step import StepResult
-from .update_rules import adagrad, adam, rules, sgd
+from .update_rules import adagrad, adam, rules, sgd, sign
 from .update_rules.adagrad import *
 from .update_rules.adam import *
 from .update_rules.sgd import *
+from .update_rules.sign import *
 
 __version__: str = info()["version"]
 
@@ -28,3 +29,4 @@ __all__ = [
 __all__ += adagrad.__all__
 __all__ += adam.__all__
 __all__ += sgd.__all__
+__all__ += sign.__all__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -30,7 +30,7 @@ def check_parameter(name: Hashable, p: Any) -> None:
     check_writeable(name, p)
     if not p.flags.aligned:
         raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
-    if _overlaps_itself(p):
+    if overlaps_itself(p.shape, p.strides, p.itemsize):
         raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
 
 
@@ -130,6 +130,21 @@ def matches(p: Array, g: Array) -> bool:
     )
 
 
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """Whether a stride is shorter than what the axes within it span."""
+    if 0 in shape:
+        return False
+    span = itemsize
+    for stride, length in sorted(
+        (abs(stride), length) for stride, length in zip(strides, shape, strict=True)
+    ):
+        if length > 1:
+            if stride < span:
+                return True
+            span += stride * (length - 1)
+    return False
+
+
 def _bounds(a: Array) -> tuple[int, int]:
     """The first address of `a` and the one after its last."""
     start = end = a.__array_interface__["data"][0]
@@ -142,16 +157,3 @@ def _bounds(a: Array) -> tuple[int, int]:
 def _memory_order(a: Array) -> list[int]:
     """The axes of `a`, the one of the longest stride first."""
     return sorted(range(a.ndim), key=lambda axis: (-abs(a.strides[axis]), -a.shape[axis]))
-
-
-def _overlaps_itself(a: Array) -> bool:
-    """Whether a stride is shorter than what the axes within it span."""
-    if a.size == 0:
-        return False
-    span = a.itemsize
-    for axis in reversed(_memory_order(a)):
-        if a.shape[axis] > 1:
-            if abs(a.strides[axis]) < span:
-                return True
-            span += abs(a.strides[axis]) * (a.shape[axis] - 1)
-    return False

@@ -15,6 +15,7 @@ from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
 from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, declared
 from .kernel import Kernel
+from .plan import row
 from .step import StepOptions, StepResult, checked_options
 from .storage import mix, state_type
 from .structure import Groups, Params
@@ -116,16 +117,22 @@ class Engine:
         del h
         return cls.update
 
-    def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
-        """The first value of each slot that does not start at zero."""
+    @classmethod
+    def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
+        """The first value of each slot that does not start at zero, from hyperparameters that are fixed."""
         return {}
 
-    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
-        """The scalars after this step."""
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
+        """The scalars after this step; `h` has those before it."""
         return {}
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
-        """All that depends on the step alone, in the order of the fields of the C++ struct."""
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        """All that depends on the step alone, in the order of the fields of the C++ struct.
+
+        `h` has the scalars after the step, ``h.before`` those before it.
+        """
         raise NotImplementedError
 
     # What a user does with it.
@@ -186,16 +193,21 @@ class Engine:
         loss = None if loss is None else checked_number("loss", loss, REAL)
         rows, scalars = [], []
         for group in self.groups:
-            h = group.at(t)
-            if advanced := self.advance(h, t, loss):
-                vars(h).update(advanced)
-                scalars.append((group, advanced))
-            mean = average.coefficients(h.ema) if group.averaged else None
-            rows.append((_prologue(h, scale, options.clip_value), self.coefficients(h, t), mean))
+            coefficients, advanced = row(
+                type(self),
+                group.at(t),
+                t,
+                loss=loss,
+                scale=scale,
+                averaged=group.averaged,
+                clip_value=options.clip_value,
+            )
+            rows.append(coefficients)
+            scalars.append(advanced)
         for p, stand_in in strided:
             stand_in[...] = p
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
-        for group, advanced in scalars:
+        for group, advanced in zip(self.groups, scalars, strict=True):
             group.scalars.update(advanced)
         self._t = t
         try:
@@ -251,13 +263,3 @@ class Engine:
             if group.averaged:
                 state[average.SLOT][...] = p
         return state
-
-
-def _prologue(h: At, scale: float, clip: float) -> dict[str, float]:
-    return {
-        "scale": -scale if h.maximize else scale,
-        "clip": clip,
-        "keep": 1 - h.lr * h.weight_decay,
-        "l2": h.l2,
-        "l1": h.l1,
-    }

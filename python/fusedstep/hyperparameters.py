@@ -104,15 +104,13 @@ def declared(cls: type) -> dict[str, Hyperparameter]:
 
 
 class At(SimpleNamespace):
-    """A group's hyperparameters and scalars as numbers at step `t`, and the kernel that they choose."""
+    """A group's hyperparameters and scalars as numbers at a step, and the kernel that they choose."""
 
-    group: Group
-    t: int
     kernel: Kernel
-
-    def next(self, name: str) -> Any:
-        """The hyperparameter at the step after this one."""
-        return self.group.value(name, self.t + 1)
+    before: Mapping[str, float]
+    """The scalars before the step."""
+    next: Callable[[str], float]
+    """Any hyperparameter at the step after this one."""
 
 
 class Group(Mapping[str, Any]):
@@ -185,12 +183,18 @@ class Group(Mapping[str, Any]):
 
     def at(self, t: int) -> At:
         """Every schedule evaluated at step `t`."""
-        h = At(**self._values, **self.scalars, group=self, t=t, kernel=self.kernel)
+        h = At(
+            **self._values,
+            **self.scalars,
+            kernel=self.kernel,
+            before=self.scalars,
+            next=lambda name: self._value(name, t + 1),
+        )
         for name in self._scheduled:
-            setattr(h, name, self.value(name, t))
+            setattr(h, name, self._value(name, t))
         return h
 
-    def value(self, name: str, t: int) -> Any:
+    def _value(self, name: str, t: int) -> Any:
         """The hyperparameter at step `t`: its schedule's value, if it has one."""
         value = self._values[name]
         if not callable(value):

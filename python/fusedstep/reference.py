@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import arrays
+from .arithmetic import clamp
 from .average import average
 from .kernel import Coefficients
 from .plan import NO_PROLOGUE
@@ -81,7 +82,7 @@ def _step(
     dtype = arithmetic(p.dtype)
     wide_p, wide_g, *wide_state = (array.astype(dtype, copy=False) for array in (p, g, *state))
     c = Coefficients(prologue, dtype)
-    wide_g = _clamp(c.scale * wide_g, c.clip)
+    wide_g = clamp(c.scale * wide_g, -c.clip, c.clip)
     if prologue["l2"] != 0 or prologue["l1"] != 0:
         wide_g = wide_g + c.l2 * wide_p + c.l1 * np.sign(wide_p)
     wide_p[...] = c.keep * wide_p
@@ -89,12 +90,6 @@ def _step(
     for kept, wide in zip((p, *state), (wide_p, *wide_state), strict=True):
         if wide is not kept:
             kept[...] = wide
-
-
-def _clamp(x: Array, bound: Any) -> Array:
-    """numpy.clip, but for the sign of a zero."""
-    above = np.where(x < -bound, -bound, x)
-    return np.where(above > bound, bound, above)
 
 
 def norm(runs: Sequence[Array]) -> tuple[float, bool]:

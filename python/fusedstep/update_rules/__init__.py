@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..optimizer import Optimizer
-from . import adagrad, adam, sgd
+from . import adagrad, adam, sgd, sign
 
 rules: dict[str, type[Optimizer]] = {
     name: value
-    for family in (sgd, adagrad, adam)
+    for family in (sgd, adagrad, adam, sign)
     for name, value in vars(family).items()
     if name in family.__all__
 }

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic import positive
 from ..hyperparameters import At, Decay, Initial, Nonnegative
 from ..kernel import Array, Coefficients, Kernel, kernel
 from ..optimizer import Optimizer
 
-__all__ = ["Adagrad", "RMSProp"]
+__all__ = ["Adadelta", "Adagrad", "RMSProp"]
 
 
 class Adagrad(Optimizer):
@@ -38,10 +39,12 @@ class Adagrad(Optimizer):
         s[...] = s + g * g
         p[...] = p - c.step * g / (np.sqrt(s) * c.root + c.eps)
 
-    def initial(self, h: Mapping[str, Any]) -> dict[str, float]:
+    @classmethod
+    def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
         return {"s": h["initial_accumulator"]}
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return {
             "step": h.lr / (1 + (t - 1) * h.lr_decay),
             "root": 1 / math.sqrt(t) if h.mean else 1.0,
@@ -103,12 +106,35 @@ class RMSProp(Optimizer):
             return cls.update_centered_momentum if h.centered else cls.update_momentum
         return cls.update_centered if h.centered else cls.update
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         c = {"rho": h.rho, "gain": 1 - h.rho, "step": h.lr}
         c |= {"inside": h.eps, "outside": 0.0} if h.eps_inside else {"inside": 0.0, "outside": h.eps}
         return c | {"momentum": h.momentum} if "b" in h.kernel.slots else c
 
 
-def positive(x: Array) -> Array:
-    """x, or 0 where rounding made a variance negative."""
-    return np.where(x < 0, x.dtype.type(0), x)
+class Adadelta(Optimizer):
+    """Adadelta. Zeiler 2012, arXiv:1212.5701, Algorithm 1.
+
+    ``s ← rho·s + (1 - rho)·g²;  Δ = √(d + eps) / √(s + eps)·g;  d ← rho·d + (1 - rho)·Δ²;  p ← p - lr·Δ``.
+    The paper has no step size: lr = 1. State: s and d, the means of g² and Δ².
+
+    lr: step size, default 1. rho: in [0, 1), default 0.9. eps: default 1e-6. Further options and errors: see
+    `Optimizer`.
+    """
+
+    lr: Nonnegative = 1.0
+    rho: Decay = 0.9
+    eps: Nonnegative = 1e-6
+
+    @kernel("Adadelta")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, s: Array, d: Array) -> None:
+        s[...] = c.rho * s + c.gain * (g * g)
+        delta = np.sqrt(d + c.eps) / np.sqrt(s + c.eps) * g
+        d[...] = c.rho * d + c.gain * (delta * delta)
+        p[...] = p - c.lr * delta
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        return {"rho": h.rho, "gain": 1 - h.rho, "eps": h.eps, "lr": h.lr}

@@ -12,7 +12,7 @@ from ..hyperparameters import At, AtLeastOne, Decay, Finite, Nonnegative
 from ..kernel import Array, Coefficients, Kernel, kernel
 from ..optimizer import Optimizer
 
-__all__ = ["Adam", "AdamW", "Eve", "RAdam"]
+__all__ = ["Adam", "AdamW", "Adamax", "Eve", "NAdam", "NAdamW", "RAdam"]
 
 
 class Adam(Optimizer):
@@ -55,7 +55,8 @@ class Adam(Optimizer):
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
         return cls.update_amsgrad if h.amsgrad else cls.update
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         step, root = h.lr, 1.0
         if h.bias_correction:
             step = h.lr / (1 - h.beta1**t)
@@ -75,6 +76,91 @@ class AdamW(Adam):
     """
 
     weight_decay: Nonnegative = 0.01
+
+
+class NAdam(Optimizer):
+    """NAdam: Adam with Nesterov momentum. Dozat 2016, ICLR workshop, Algorithm 2.
+
+    m and v as in `Adam`. With ``μₜ = beta1·(1 - 0.96^(t·momentum_decay)/2)`` and ``Πₜ = μ₁·…·μₜ``:
+    ``p ← p - lr·((1 - μₜ)/(1 - Πₜ)·g + μₜ₊₁/(1 - Πₜ₊₁)·m) / (√(v / (1 - beta2ᵗ)) + eps)``. State: m and v; Π,
+    one number a group.
+
+    lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
+    momentum_decay: ψ, how fast μ rises from beta1/2 to beta1, default 0.004. Further options and errors: see
+    `Optimizer`.
+    """
+
+    lr: Nonnegative = 2e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Nonnegative = 1e-8
+    momentum_decay: Nonnegative = 4e-3
+    scalars: ClassVar = {"mu_product": 1.0}
+
+    @kernel("NAdam")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(v) * c.root + c.eps)
+
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
+        return {"mu_product": h.mu_product * _mu(h, t)}
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        mu, mu_next = _mu(h, t), _mu(h, t + 1)
+        return _moments(h) | {
+            "ahead": h.lr * (1 - mu) / (1 - h.mu_product),
+            "step": h.lr * mu_next / (1 - h.mu_product * mu_next),
+            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "eps": h.eps,
+        }
+
+
+class NAdamW(NAdam):
+    """NAdam with decoupled weight decay. Dozat 2016; Loshchilov & Hutter 2019, arXiv:1711.05101.
+
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `NAdam`. State: m and v; Π, one number a group.
+
+    weight_decay: default 0.01. All else as for `NAdam`.
+    """
+
+    weight_decay: Nonnegative = 0.01
+
+
+class Adamax(Optimizer):
+    """Adamax: Adam with the infinity norm. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2.
+
+    ``m ← beta1·m + (1 - beta1)·g;  u ← max(beta2·u, |g| + eps);  p ← p - lr/(1 - beta1ᵗ)·m/u``. The eps,
+    which the paper lacks, is that of torch. State: m, the mean of g, and u, a decaying maximum of |g|.
+
+    lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
+    Further options and errors: see `Optimizer`.
+    """
+
+    lr: Nonnegative = 2e-3
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Nonnegative = 1e-8
+
+    @kernel("Adamax")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, m: Array, u: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        u[...] = np.maximum(c.beta2 * u, np.abs(g) + c.eps)
+        p[...] = p - c.step * m / u
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        return {
+            "beta1": h.beta1,
+            "gain1": 1 - h.beta1,
+            "beta2": h.beta2,
+            "step": h.lr / (1 - h.beta1**t),
+            "eps": h.eps,
+        }
 
 
 class RAdam(Optimizer):
@@ -102,7 +188,8 @@ class RAdam(Optimizer):
         v[...] = c.beta2 * v + c.gain2 * (g * g)
         p[...] = p - c.step * m / (np.sqrt(v) + c.eps if c.rectified else 1)
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         correction1, correction2 = 1 - h.beta1**t, 1 - h.beta2**t
         limit = 2 / (1 - h.beta2) - 1
         rho = limit - 2 * t * h.beta2**t / correction2
@@ -128,7 +215,8 @@ class Eve(Adam):
     f_star: Finite = 0.0
     scalars: ClassVar = {"d": 1.0, "f": 0.0}
 
-    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
         if loss is None:
             raise ValueError("Eve needs the loss: step(grads, loss=...)")
         if loss < h.f_star:
@@ -139,10 +227,16 @@ class Eve(Adam):
         ratio = change / height if height > 0 else math.inf if change > 0 else 0.0
         return {"d": h.beta3 * h.d + (1 - h.beta3) * min(max(ratio, 1 / h.c), h.c), "f": loss}
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         c = super().coefficients(h, t)
         c["step"] /= h.d
         return c
+
+
+def _mu(h: At, t: int) -> float:
+    """The momentum of NAdam at step t."""
+    return float(h.beta1 * (1 - 0.5 * 0.96 ** (t * h.momentum_decay)))
 
 
 def _moments(h: At) -> dict[str, float]:

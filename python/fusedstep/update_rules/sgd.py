@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import ClassVar
 
-from ..hyperparameters import At, Decay, Nonnegative
-from ..kernel import Array, Coefficients, kernel
+import numpy as np
+
+from ..hyperparameters import At, Decay, Finite, Nonnegative
+from ..kernel import Array, Coefficients, Kernel, kernel
 from ..optimizer import Optimizer
 
-__all__ = ["SGD", "EMAMomentum", "Momentum", "Nesterov"]
+__all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 
 
 class SGD(Optimizer):
@@ -26,7 +29,8 @@ class SGD(Optimizer):
     def update(c: Coefficients, p: Array, g: Array) -> None:
         p[...] = p - c.lr * g
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return {"lr": h.lr}
 
 
@@ -48,7 +52,8 @@ class Momentum(Optimizer):
         v[...] = c.momentum * v - c.lr * g
         p[...] = p + v
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return {"momentum": h.momentum, "lr": h.lr}
 
 
@@ -70,7 +75,8 @@ class EMAMomentum(Optimizer):
         m[...] = c.momentum * m + c.gain * g
         p[...] = p - c.lr * m
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return {"momentum": h.momentum, "gain": 1 - h.momentum, "lr": h.lr}
 
 
@@ -89,8 +95,7 @@ class Nesterov(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
-    # p = x + ahead·v now, and = x + behind·v before the step
-    scalars: ClassVar = {"behind": 0.0, "ahead": 0.0}
+    scalars: ClassVar = {"ahead": 0.0}  # p = x + ahead·v
 
     @kernel("Nesterov")
     @staticmethod
@@ -99,8 +104,85 @@ class Nesterov(Optimizer):
         p[...] = p - c.behind * v + c.onward * u
         v[...] = u
 
-    def advance(self, h: At, t: int, loss: float | None) -> dict[str, float]:
-        return {"behind": h.ahead, "ahead": h.next("momentum")}
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
+        return {"ahead": h.next("momentum")}
 
-    def coefficients(self, h: At, t: int) -> dict[str, float]:
-        return {"momentum": h.momentum, "behind": h.behind, "onward": 1 + h.ahead, "lr": h.lr}
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        behind = h.before["ahead"]
+        return {"momentum": h.momentum, "behind": behind, "onward": 1 + h.ahead, "lr": h.lr}
+
+
+class SGDM(Optimizer):
+    """Momentum, with the step size outside the buffer. Sutskever et al. 2013, ICML; torch's SGD.
+
+    ``buf ← momentum·buf + (1 - dampening)·g`` (at the first step ``buf ← g``); ``p ← p - lr·buf``, or with
+    nesterov ``p ← p - lr·(g + momentum·buf)``. State: buf; none without momentum.
+
+    lr: step size, default 0.01. momentum: in [0, 1), default 0.9, and 0 is `SGD`, which cannot change later.
+    dampening: in [0, 1), default 0. nesterov: default False, fixed. Further options and errors: see
+    `Optimizer`.
+    """
+
+    lr: Nonnegative = 0.01
+    momentum: Decay = 0.9
+    dampening: Decay = 0.0
+    nesterov: bool = False
+
+    @kernel("SGDM")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
+        buf[...] = c.momentum * buf + c.gain * g
+        p[...] = p - c.lr * buf
+
+    @kernel("SGDMNesterov")
+    @staticmethod
+    def update_nesterov(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
+        buf[...] = c.momentum * buf + c.gain * g
+        p[...] = p - c.lr * (g + c.momentum * buf)
+
+    @classmethod
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
+        if h.momentum == 0:
+            return SGD.update
+        return cls.update_nesterov if h.nesterov else cls.update
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        if not h.kernel.slots:
+            return {"lr": h.lr}
+        return {"momentum": h.momentum, "gain": 1 if t == 1 else 1 - h.dampening, "lr": h.lr}
+
+
+class ASGD(Optimizer):
+    """Averaged SGD. Polyak & Juditsky 1992, doi:10.1137/0330046; with the rates of Xu 2011, arXiv:1107.2490.
+
+    ``p ← p·(1 - lambd·eta) - eta·g;  ax ← ax + mu·(p - ax)``, and after the step
+    ``eta ← lr / (1 + lambd·lr·t)^alpha;  mu ← 1 / max(1, t - t0)``. The average ax is p itself until step t0.
+    State: ax; eta and mu, one number a group each.
+
+    lr: step size, default 0.01. lambd: decay of p, default 1e-4. alpha: default 0.75. t0: when averaging
+    begins, default 1e6. Further options and errors: see `Optimizer`.
+    """
+
+    lr: Nonnegative = 0.01
+    lambd: Nonnegative = 1e-4
+    alpha: Finite = 0.75
+    t0: Finite = 1e6
+    scalars: ClassVar = {"eta": 0.0, "mu": 1.0}
+
+    @kernel("ASGD")
+    @staticmethod
+    def update(c: Coefficients, p: Array, g: Array, ax: Array) -> None:
+        p[...] = c.keep * p - c.eta * g
+        ax[...] = np.where(c.mu < 1, ax + c.mu * (p - ax), p)
+
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
+        return {"eta": h.lr / (1 + h.lambd * h.lr * t) ** h.alpha, "mu": 1 / max(1, t - h.t0)}
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        eta = h.lr if t == 1 else h.before["eta"]
+        return {"keep": 1 - h.lambd * eta, "eta": eta, "mu": h.before["mu"]}

@@ -1,0 +1,20 @@
+"""What formulas use beside NumPy's own functions. The counterpart of cpp/arithmetic.hpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .kernel import Array
+
+
+def clamp(x: Array, least: Any, most: Any) -> Array:
+    """numpy.clip, but for the sign of a zero."""
+    above = np.where(x < least, least, x)
+    return np.where(above > most, most, above)
+
+
+def positive(x: Array) -> Array:
+    """x, or 0 where rounding made a variance negative."""
+    return np.where(x < 0, x.dtype.type(0), x)
