@@ -34,6 +34,11 @@ class Rule:
     deepspeed: str | None = None
     switch: Mapping[str, bool] = field(default_factory=dict)  # chooses the rule in torch and optax
 
+    @property
+    def slots(self) -> int:
+        """How many state arrays it keeps for a parameter."""
+        return len(fs.rules[self.fusedstep](np.zeros(1), **self.hyperparameters).groups[0].kernel.slots)
+
 
 class UnavailableError(Exception):
     """The library is not installed, or lacks the rule."""
@@ -79,7 +84,7 @@ class Torch:
         self.parameters = [self._tensor(p.copy()) for p in parameters]
         self.clipped = clipped
         options: dict[str, Any] = dict(rule.hyperparameters)
-        if "rho" in options:
+        if rule.torch == "RMSprop":
             options["alpha"] = options.pop("rho")
         if "beta1" in options:
             options["betas"] = options.pop("beta1"), options.pop("beta2")
@@ -88,7 +93,10 @@ class Torch:
     def give(self, gradients: list[Array]) -> None:
         # Copies, because clipping writes to them, and so does foreach in Nesterov's rule.
         for p, g in zip(self.parameters, gradients, strict=True):
-            p.grad = self._tensor(g.copy())
+            tensor = self._tensor(g.copy())
+            if tensor.dtype != p.dtype:
+                p.grad_dtype = tensor.dtype
+            p.grad = tensor
 
     def step(self) -> None:
         if self.clipped:
@@ -109,6 +117,18 @@ class Torch:
         if array.dtype.name == "bfloat16":  # unknown to from_numpy
             return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16)
         return self.torch.from_numpy(array)
+
+
+class FusedstepTorch(Torch):
+    """The package itself, as its torch users have it."""
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+    def _optimizer(self, rule: Rule, options: dict[str, Any], how: dict[str, bool]) -> Any:
+        make = getattr(importlib.import_module("fusedstep.torch"), rule.torch)
+        clip_norm = MAX_NORM if self.clipped else None
+        return make(self.parameters, **options, **rule.switch, clip_norm=clip_norm)
 
 
 class DeepSpeed(Torch):
@@ -175,8 +195,7 @@ class Numba:
         self.rule = rule
         self.shapes = [p.shape for p in parameters]
         self.parameters = [p.flatten() for p in parameters]
-        slots = len(fs.rules[rule.fusedstep].update.slots)
-        self.state = [[np.zeros_like(p) for _ in range(slots)] for p in self.parameters]
+        self.state = [[np.zeros_like(p) for _ in range(rule.slots)] for p in self.parameters]
         self.t = 0
 
     def give(self, gradients: list[Array]) -> None:
@@ -256,6 +275,8 @@ def _numba_loops(numba: Any) -> dict[str, Callable[..., None]]:  # noqa: C901  #
     compiled = numba.njit(parallel=True, error_model="numpy")
     return {loop.__name__: compiled(loop) for loop in (sgd, momentum, adagrad, rmsprop, adam)}
 
+
+OWN: dict[str, Callable[[Rule, list[Array], bool], Library]] = {"numpy": Fusedstep, "torch": FusedstepTorch}
 
 PEERS: dict[str, Callable[[Rule, list[Array], bool], Library]] = {
     "torch fused": functools.partial(Torch, fused=True),

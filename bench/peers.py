@@ -17,7 +17,7 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 
 import limit
 import measure
-from peer_libraries import PEERS, Array, Fusedstep, Library, Rule, UnavailableError
+from peer_libraries import OWN, PEERS, Array, Library, Rule, UnavailableError
 
 LR = {"lr": 0.01}
 MOMENTUM = {"momentum": 0.9}
@@ -52,6 +52,11 @@ RULES = {
     "AdamW": Rule("AdamW", ADAMW, "AdamW", "adamw", "adam", "DeepSpeedCPUAdam"),
     "AdamW amsgrad": Rule("AdamW", {**ADAMW, **AMSGRAD}, "AdamW"),
     "RAdam": Rule("RAdam", RADAM, "RAdam", "radam"),
+    "NAdam": Rule("NAdam", ADAM, "NAdam"),
+    "Adamax": Rule("Adamax", ADAM, "Adamax"),
+    "Adadelta": Rule("Adadelta", {"lr": 1.0, "rho": 0.9, "eps": 1e-6}, "Adadelta"),
+    "Rprop": Rule("Rprop", LR, "Rprop"),
+    "ASGD": Rule("ASGD", LR, "ASGD"),
 }
 CLIPPED = ["SGD", "Adam", "AdamW"]
 
@@ -116,13 +121,13 @@ def settings(case: str) -> Iterator[Setting]:
         yield Setting("AdamW", gradients="bfloat16", peers=())
 
 
-def bench(library: Any, case: str, setting: Setting, rounds: int) -> dict[str, Any]:
+def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> dict[str, Any]:
     """One row, of medians in seconds, after a check that all agree."""
     rule, shapes = RULES[setting.rule], CASES[case]
     rng = np.random.default_rng(0)
     parameters = [rng.standard_normal(shape, np.float32).astype(setting.parameters) for shape in shapes]
     gradients = [away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
-    ours = Fusedstep(rule, parameters, setting.clipped)
+    ours = OWN[api](rule, parameters, setting.clipped)
     peers: dict[str, Library] = {}
     for name in setting.peers:
         with contextlib.suppress(UnavailableError):
@@ -133,8 +138,7 @@ def bench(library: Any, case: str, setting: Setting, rounds: int) -> dict[str, A
     works: dict[str, Callable[[], object]] = {"fusedstep": ours.step}
     n = sum(map(math.prod, shapes))
     if setting.in_float32:
-        slots = len(ours.optimizer.groups[0].kernel.slots)
-        works["limit"] = limit.stream(library, n, np.dtype(np.float32), slots)
+        works["limit"] = limit.stream(library, n, np.dtype(np.float32), rule.slots)
     works |= {name: peer.step for name, peer in peers.items()}
     return {
         "case": case,
@@ -265,6 +269,8 @@ def main() -> None:
     parser.add_argument("--from-json", type=Path, help="take the figures from here instead of measuring")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=CASES, help="only these")
     parser.add_argument("--rules", nargs="*", choices=RULES, default=RULES, help="only these")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="only these")
+    parser.add_argument("--api", choices=OWN, default="numpy", help="which of ours: default %(default)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="default %(default)s")
     options = parser.parse_args()
 
@@ -273,11 +279,16 @@ def main() -> None:
     else:
         versions = imported()
         library = limit.build()
-        chosen = [(c, s) for c in options.cases for s in settings(c) if s.rule in options.rules]
+        chosen = [
+            (case, replace(setting, peers=[name for name in setting.peers if name in options.peers]))
+            for case in options.cases
+            for setting in settings(case)
+            if setting.rule in options.rules
+        ]
         figures = {
-            "machine": measure.machine(),
+            "machine": {"api": options.api, **measure.machine()},
             "versions": versions,
-            "rows": (bench(library, case, setting, options.rounds) for case, setting in chosen),
+            "rows": (bench(library, options.api, case, setting, options.rounds) for case, setting in chosen),
         }
     for part in ("machine", "versions"):
         print(", ".join(f"{key} {value}" for key, value in figures[part].items()))

@@ -64,15 +64,23 @@ PYBIND11_MODULE(_core, m) {
            "Take a step's gradients; return the positions of those not usable as they are.")
       .def("norm", &PinnedPlan::norm, "The 2-norm of the gradients.")
       .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
+  py::class_<TensorPlan::Gathered>(m, "Gathered", "The parameters that have a gradient, and their state.")
+      .def_readonly("parameters", &TensorPlan::Gathered::parameters)
+      .def_readonly("gradients", &TensorPlan::Gathered::gradients)
+      .def_readonly("state", &TensorPlan::Gathered::state, "By key; None where something is missing.")
+      .def_readonly("numbers", &TensorPlan::Gathered::numbers, "By key, likewise.")
+      .def_readonly("values", &TensorPlan::Gathered::values, "The values of the numbers.")
+      .def_readonly("lacking", &TensorPlan::Gathered::lacking, "Where something is missing.");
   py::class_<TensorPlan>(m, "TensorPlan", "Tensors of another library, taken anew for each step.")
       .def(py::init<py::type, const std::string&>(), py::arg("kind"), py::arg("average"))
+      .def("gather", &TensorPlan::gather, py::arg("parameters"), py::arg("states"), py::arg("keys"),
+           py::arg("number_keys"), "Look up the gradients and the state of parameters.")
       .def("take", &TensorPlan::take, py::arg("batches"),
            "Take a step's tensors; return the positions of parameters and of gradients not usable as they "
            "are.")
       .def("overlap", &TensorPlan::overlap, "Two positions that share memory, or None.")
       .def("norm", &TensorPlan::norm, "The 2-norm of the gradients.")
       .def("run", &TensorPlan::run, py::arg("rows"), "Do the step.")
-      .def("values", &TensorPlan::values, py::arg("scalars"), "The values of tensors of one element.")
       .def("fill", &TensorPlan::fill, py::arg("scalars"), py::arg("value"), "Set tensors of one element.");
 }
 

@@ -15,6 +15,13 @@ py::handle item(const py::list& list, std::size_t i) {
   return PyList_GET_ITEM(list.ptr(), static_cast<py::ssize_t>(i));
 }
 
+/// What a dictionary has, borrowed; a null handle if it has nothing.
+py::handle look_up(py::handle dictionary, py::handle key) {
+  PyObject* const found = PyDict_GetItemWithError(dictionary.ptr(), key.ptr());
+  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return found;
+}
+
 /// Whether two plans' tensors are written to the same memory by the same kernels.
 bool same_memory(const Tensor& a, const Tensor& b) {
   return a.group == b.group && a.size == b.size && a.p.data == b.p.data && a.p.number == b.p.number &&
@@ -130,16 +137,42 @@ void TensorPlan::run(const std::vector<Coefficients>& groups) {
   plan_->run(rows, false);
 }
 
-std::vector<double> TensorPlan::values(const py::list& scalars) const {
-  std::vector<double> values;
-  for (const py::handle scalar : scalars) {
-    const std::optional<View> view = exchange_.view(scalar);
-    if (view && view->size == 1 && view->array.number == number_f32)
-      values.push_back(static_cast<double>(*static_cast<const float*>(view->array.data)));
-    else
-      values.push_back(py::float_(py::reinterpret_borrow<py::object>(scalar)));
+double TensorPlan::value(py::handle scalar) const {
+  const std::optional<View> view = exchange_.view(scalar);
+  if (view && view->size == 1 && view->array.number == number_f32)
+    return static_cast<double>(*static_cast<const float*>(view->array.data));
+  return py::float_(py::reinterpret_borrow<py::object>(scalar));
+}
+
+TensorPlan::Gathered TensorPlan::gather(const py::list& parameters, const py::dict& states,
+                                        const std::vector<py::str>& keys,
+                                        const std::vector<py::str>& number_keys) const {
+  Gathered found;
+  found.state.resize(keys.size());
+  found.numbers.resize(number_keys.size());
+  found.values.resize(number_keys.size());
+  const py::str grad("grad");
+  for (const py::handle p : parameters) {
+    py::object g = p.attr(grad);
+    if (g.is_none()) continue;
+    found.parameters.append(p);
+    found.gradients.append(std::move(g));
+    const py::handle state = look_up(states, p);
+    bool complete = true;
+    const auto entry = [&](const py::str& key) -> py::handle {
+      const py::handle value = state ? look_up(state, key) : py::handle();
+      complete = complete && value;
+      return value ? value : py::handle(Py_None);
+    };
+    for (std::size_t k = 0; k < keys.size(); ++k) found.state[k].append(entry(keys[k]));
+    for (std::size_t k = 0; k < number_keys.size(); ++k) {
+      const py::handle number = entry(number_keys[k]);
+      found.numbers[k].append(number);
+      found.values[k].append(number.is_none() ? 0.0 : value(number));
+    }
+    if (!complete) found.lacking.push_back(found.parameters.size() - 1);
   }
-  return values;
+  return found;
 }
 
 void TensorPlan::fill(const py::list& scalars, double value) const {

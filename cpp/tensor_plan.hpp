@@ -27,6 +27,19 @@ class TensorPlan {
   /// `type` is the class of the tensors.
   TensorPlan(py::type type, const std::string& average);
 
+  /// What gather() finds, position by position.
+  struct Gathered {
+    py::list parameters, gradients;    // of the parameters that have a gradient
+    std::vector<py::list> state;       // by key; None where it is missing
+    std::vector<py::list> numbers;     // the same for the keys of single numbers
+    std::vector<py::list> values;      // of the numbers; 0 where they are missing
+    std::vector<std::size_t> lacking;  // the positions at which something is missing
+  };
+
+  /// Looks up the gradients, and what `states` has for each parameter under `keys` and `number_keys`.
+  Gathered gather(const py::list& parameters, const py::dict& states, const std::vector<py::str>& keys,
+                  const std::vector<py::str>& number_keys) const;
+
   /// Takes a step's tensors. Returns the positions at which parameter or state cannot be used as they are,
   /// and those where the gradient alone cannot; unless there are none, run() refuses.
   std::pair<std::vector<Position>, std::vector<Position>> take(const std::vector<Batch>& batches);
@@ -40,13 +53,11 @@ class TensorPlan {
   /// Does the step.
   void run(const std::vector<Coefficients>& rows);
 
-  /// The values of tensors of one element, or of numbers.
-  std::vector<double> values(const py::list& scalars) const;
-
   /// Sets tensors of one element.
   void fill(const py::list& scalars, double value) const;
 
  private:
+  double value(py::handle scalar) const;
   Position position(std::size_t tensor) const;
   bool take_parameter(Tensor& tensor, const View& p, const Batch& batch, std::size_t i) const;
 

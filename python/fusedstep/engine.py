@@ -57,6 +57,9 @@ class Engine:
     scalars: ClassVar[Mapping[str, float]] = {}
     """State that is one number for a group, with its first value."""
 
+    needs_loss: ClassVar[bool] = False
+    """Whether a step needs the loss."""
+
     def __init_subclass__(cls) -> None:
         own = declared(cls)
         cls._fields = {**own, **{name: field for name, field in cls._fields.items() if name not in own}}

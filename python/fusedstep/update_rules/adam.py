@@ -214,6 +214,7 @@ class Eve(Adam):
     c: AtLeastOne = 10.0
     f_star: Finite = 0.0
     scalars: ClassVar = {"d": 1.0, "f": 0.0}
+    needs_loss: ClassVar = True
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:

@@ -1,0 +1,43 @@
+"""Tensors of which every process has a part (torch's DTensor)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether the tensor is a DTensor; to import the class would load all of torch.distributed."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The local part of a distributed tensor; any other tensor itself."""
+    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def local_gradient(p: Any, g: Any) -> Tensor:
+    """The local part of a gradient, divided among processes as its parameter is."""
+    if is_distributed(g) and g.placements != p.placements:
+        g = g.redistribute(p.device_mesh, p.placements)
+    return local(g)
+
+
+def distributed_norm(gradients: Sequence[Any], of_local_parts: float) -> float:
+    """The norm of gradients over all processes, of which this one's parts have the norm `of_local_parts`."""
+    ways = {(g.device_mesh, g.placements) if is_distributed(g) else None for g in gradients}
+    way = ways.pop()
+    if ways or way is None or any(not (p.is_shard() or p.is_replicate()) for p in way[1]):
+        total: Any = torch.nn.utils.get_total_norm(gradients)
+        return float(total.full_tensor() if is_distributed(total) else total)
+    mesh, placements = way
+    squares = torch.tensor(of_local_parts, dtype=torch.float64).square()
+    for dim, placement in enumerate(placements):
+        if placement.is_shard():
+            torch.distributed.all_reduce(squares, group=mesh.get_group(dim))
+    return math.sqrt(squares)

@@ -1,0 +1,83 @@
+"""Every rule that torch does not have, as a torch optimizer under its own name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..hyperparameters import Hyperparameter
+from ..optimizer import Optimizer as Rule
+from .fused import Fused, signature
+
+BETAS = ("beta1", "beta2")
+
+
+class Own(Fused):
+    """A rule with its own hyperparameters and state, `beta1` and `beta2` in torch's form: `betas`."""
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        clip_norm: float | None = None,
+        state_dtype: Any = None,
+        unscale_in_step: bool = False,
+        **hyperparameters: Any,
+    ) -> None:
+        fields = self.rule._fields
+        values = _torch_form({name: field.default for name, field in fields.items()})
+        unknown = [name for name in hyperparameters if name not in values]
+        if unknown:
+            raise TypeError(f"no hyperparameter {unknown[0]!r}; there are {', '.join(values)}")
+        values |= hyperparameters
+        for name, value in _rule_form(values).items():
+            _check(fields[name], value)
+        super().__init__(
+            params,
+            values,
+            clip_norm=clip_norm,
+            state_dtype=state_dtype,
+            unscale_in_step=unscale_in_step,
+        )
+
+    def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
+        values = _rule_form({name: group[name] for name in self.defaults})
+        return {
+            name: value if isinstance(value, bool) else float(value)  # which may be a tensor
+            for name, value in values.items()
+        }
+
+
+def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
+    """The class of a rule, which `module` has under the rule's name."""
+    doc = f"{inspect.getdoc(rule)}\n\nHere beta1 and beta2 are ``betas``; for more arguments see `Fused`."
+    cls = type(rule.__name__, (Own,), {"rule": rule, "__module__": module, "__doc__": doc})
+    defaults = _torch_form({name: field.default for name, field in rule._fields.items()})
+    cls.__signature__ = signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+                for name, default in defaults.items()
+            ),
+        ]
+    )
+    return cls
+
+
+def _torch_form(values: dict[str, Any]) -> dict[str, Any]:
+    if not all(name in values for name in BETAS):
+        return values
+    others = {name: value for name, value in values.items() if name not in BETAS}
+    return {"betas": tuple(values[name] for name in BETAS), **others}
+
+
+def _rule_form(values: dict[str, Any]) -> dict[str, Any]:
+    others = {name: value for name, value in values.items() if name != "betas"}
+    return others | (dict(zip(BETAS, values["betas"], strict=True)) if "betas" in values else {})
+
+
+def _check(field: Hyperparameter, value: Any) -> None:
+    if callable(value):
+        raise TypeError(f"{field.name} must be a number; torch.optim.lr_scheduler changes it between steps")
+    field.checked(value.item() if hasattr(value, "item") else value)

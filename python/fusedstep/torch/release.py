@@ -1,0 +1,48 @@
+"""Stepping each parameter as soon as its gradient is there, which then need not be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from .fused import Fused
+
+__all__ = ["release_gradients"]
+
+
+def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> ExitStack:
+    """Have every backward pass step each parameter as soon as its gradient is accumulated, and free it.
+
+    So gradients never are in memory all together; what they needed is free for larger batches or models.
+    `optimizer.step()` and `zero_grad()` may stay in the training loop, they find nothing to do. Each backward
+    pass is a step: there is no accumulation over several, no clipping by a norm that is known only
+    afterwards, no loss scaling, and no rule that needs the loss.
+
+    model: a module or parameters, of which those that the optimizer has are stepped. Returns what ends it, by
+    ``close()`` or as a context. Raises TypeError if the optimizer is not of this package, ValueError if it
+    clips, if its rule needs the loss, or if none of its parameters are in the model.
+    """
+    if not isinstance(optimizer, Fused):
+        raise TypeError(f"optimizer must be of fusedstep.torch, not {type(optimizer).__name__}")
+    if optimizer.clip_norm is not None:
+        raise ValueError("the norm of all gradients is known only when all are there: no clip_norm here")
+    if optimizer.rule.needs_loss:
+        raise ValueError(f"{type(optimizer).__name__} needs the loss, which a backward pass does not know")
+    place = {p: k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}
+
+    @torch.no_grad()
+    def step(p: Tensor) -> None:
+        optimizer.update([(optimizer.param_groups[place[p]], [p])])
+        p.grad = None
+
+    parameters = model.parameters() if isinstance(model, nn.Module) else model
+    mine = [p for p in parameters if p.requires_grad and p in place]
+    if not mine:
+        raise ValueError("the optimizer has no parameter of this model")
+    released = ExitStack()
+    for p in mine:
+        released.enter_context(p.register_post_accumulate_grad_hook(step))  # type: ignore[no-untyped-call]
+    return released
