@@ -64,24 +64,35 @@ PYBIND11_MODULE(_core, m) {
            "Take a step's gradients; return the positions of those not usable as they are.")
       .def("norm", &PinnedPlan::norm, "The 2-norm of the gradients.")
       .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
-  py::class_<TensorPlan::Gathered>(m, "Gathered", "The parameters that have a gradient, and their state.")
-      .def_readonly("parameters", &TensorPlan::Gathered::parameters)
-      .def_readonly("gradients", &TensorPlan::Gathered::gradients)
-      .def_readonly("state", &TensorPlan::Gathered::state, "By key; None where something is missing.")
-      .def_readonly("numbers", &TensorPlan::Gathered::numbers, "By key, likewise.")
-      .def_readonly("values", &TensorPlan::Gathered::values, "The values of the numbers.")
-      .def_readonly("lacking", &TensorPlan::Gathered::lacking, "Where something is missing.");
-  py::class_<TensorPlan>(m, "TensorPlan", "Tensors of another library, taken anew for each step.")
+  py::class_<Gathered>(m, "Gathered", "Parameters that have a gradient, with their state.")
+      .def(py::init([](const TensorPlan& plan, const py::list& parameters, const py::dict& states,
+                       const std::vector<py::str>& keys, const std::vector<py::str>& number_keys,
+                       bool averaged) {
+             return Gathered(plan.exchange(), parameters, states, keys, number_keys, averaged);
+           }),
+           py::arg("plan"), py::arg("parameters"), py::arg("states"), py::arg("keys"), py::arg("number_keys"),
+           py::arg("averaged"), py::keep_alive<1, 2>())
+      .def("__len__", &Gathered::size)
+      .def("lacking", &Gathered::lacking, "Those of whose state something is missing.")
+      .def("complete", &Gathered::complete, py::arg("i"), py::arg("state"), py::arg("numbers"),
+           "Give a parameter all of its state.")
+      .def("replace", &Gathered::replace, py::arg("i"), py::arg("p"), py::arg("g"), py::arg("state"),
+           "Have other tensors stepped in the place of a parameter's.")
+      .def("alike", &Gathered::alike, "The parameters by equal numbers.")
+      .def("fill", &Gathered::fill, py::arg("k"), py::arg("members"), py::arg("value"),
+           "Set a number of each.")
+      .def("parameters", &Gathered::parameters, py::arg("members") = py::none(), "The parameters.")
+      .def("gradients", &Gathered::gradients, py::arg("members") = py::none(), "Their gradients.")
+      .def("state", &Gathered::state, py::arg("slot"), py::arg("members") = py::none(),
+           "Their tensors of a slot.");
+  py::class_<TensorPlan>(m, "TensorPlan", "The step of another library's tensors.")
       .def(py::init<py::type, const std::string&>(), py::arg("kind"), py::arg("average"))
-      .def("gather", &TensorPlan::gather, py::arg("parameters"), py::arg("states"), py::arg("keys"),
-           py::arg("number_keys"), "Look up the gradients and the state of parameters.")
       .def("take", &TensorPlan::take, py::arg("batches"),
            "Take a step's tensors; return the positions of parameters and of gradients not usable as they "
            "are.")
       .def("overlap", &TensorPlan::overlap, "Two positions that share memory, or None.")
       .def("norm", &TensorPlan::norm, "The 2-norm of the gradients.")
-      .def("run", &TensorPlan::run, py::arg("rows"), "Do the step.")
-      .def("fill", &TensorPlan::fill, py::arg("scalars"), py::arg("value"), "Set tensors of one element.");
+      .def("run", &TensorPlan::run, py::arg("rows"), "Do the step.");
 }
 
 }  // namespace

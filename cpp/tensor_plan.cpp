@@ -2,8 +2,6 @@
 
 #include <stdexcept>
 
-#include "reduce.hpp"
-
 namespace fusedstep {
 namespace {
 
@@ -11,18 +9,7 @@ std::logic_error not_taken() {
   return std::logic_error("no tensors, or some that cannot be used as they are");
 }
 
-py::handle item(const py::list& list, std::size_t i) {
-  return PyList_GET_ITEM(list.ptr(), static_cast<py::ssize_t>(i));
-}
-
-/// What a dictionary has, borrowed; a null handle if it has nothing.
-py::handle look_up(py::handle dictionary, py::handle key) {
-  PyObject* const found = PyDict_GetItemWithError(dictionary.ptr(), key.ptr());
-  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return found;
-}
-
-/// Whether two plans' tensors are written to the same memory by the same kernels.
+/// Whether a step of either writes to the same memory, by the same kernels.
 bool same_memory(const Tensor& a, const Tensor& b) {
   return a.group == b.group && a.size == b.size && a.p.data == b.p.data && a.p.number == b.p.number &&
          a.kept == b.kept && a.state == b.state && a.average == b.average;
@@ -37,61 +24,27 @@ bool same_memory(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 
 }  // namespace
 
-TensorPlan::TensorPlan(py::type type, const std::string& average)
-    : exchange_(std::move(type)), average_(kernel_index(average)) {}
+TensorPlan::TensorPlan(py::type kind, const std::string& average)
+    : exchange_(std::move(kind)), average_(kernel_index(average)) {}
 
-bool TensorPlan::take_parameter(Tensor& tensor, const View& p, const Batch& batch, std::size_t i) const {
-  const auto& [name, parameters, gradients, slots, averages] = batch;
-  if (!is_dense(p)) return false;
-  tensor.size = p.size;
-  tensor.p = p.array;
-  tensor.kept = p.array.number;
-  bool first = true;
-  const auto take_state = [&](py::handle state) -> void* {
-    const std::optional<View> s = exchange_.view(state);
-    if (!s || !lies_as(*s, p) || !mix(s->array.number, p.array.number)) return nullptr;
-    if (!first && s->array.number != tensor.kept) return nullptr;
-    first = false;
-    tensor.kept = s->array.number;
-    return s->array.data;
-  };
-  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
-    tensor.state.at(slot) = take_state(item(slots[slot], i));
-    if (tensor.state.at(slot) == nullptr && p.size != 0) return false;
-  }
-  if (averages) tensor.average = take_state(item(*averages, i));
-  return !averages || tensor.average != nullptr || p.size == 0;
-}
-
-std::pair<std::vector<TensorPlan::Position>, std::vector<TensorPlan::Position>> TensorPlan::take(
-    const std::vector<Batch>& batches) {
+std::pair<TensorPlan::Positions, TensorPlan::Positions> TensorPlan::take(const std::vector<Batch>& batches) {
   taken_ = false;
   std::vector<std::size_t> kernels;
   std::vector<Tensor> tensors;
-  std::vector<Position> odd, odd_gradients;
+  Positions odd, odd_gradients;
+  positions_.clear();
   for (std::size_t b = 0; b < batches.size(); ++b) {
-    const auto& [name, parameters, gradients, slots, averages] = batches[b];
+    const auto& [name, gathered, members] = batches[b];
     kernels.push_back(kernel_index(name));
-    if (slots.size() != active().kernels[kernels.back()].slots)
-      throw std::invalid_argument("wrong number of state slots for " + name);
-    const auto as_long = [n = parameters.size()](const py::list& list) { return list.size() == n; };
-    bool fits = as_long(gradients) && (!averages || as_long(*averages));
-    for (const py::list& slot : slots) fits = fits && as_long(slot);
-    if (!fits) throw std::invalid_argument("one tensor of each kind for each parameter");
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      Tensor tensor{b, 0, {}, {}, {}, {}, nullptr};
-      const std::optional<View> p = exchange_.view(item(parameters, i));
-      if (!p || !take_parameter(tensor, *p, batches[b], i)) {
-        odd.emplace_back(b, i);
-        continue;
-      }
-      const std::optional<View> g = exchange_.view(item(gradients, i));
-      if (g && lies_as(*g, *p) && mix(g->array.number, p->array.number))
-        tensor.g = g->array;
-      else
-        odd_gradients.emplace_back(b, i);
-      tensors.push_back(tensor);
-    }
+    gathered->for_each(members, [&, batch = b, found = gathered](std::size_t i) {
+      positions_.emplace_back(batch, i);
+      tensors.push_back(found->tensor(i));
+      tensors.back().group = batch;
+      if (!found->fits(i))
+        odd.emplace_back(batch, i);
+      else if (!found->gradient_fits(i))
+        odd_gradients.emplace_back(batch, i);
+    });
   }
   if (!odd.empty() || !odd_gradients.empty()) return {odd, odd_gradients};
 
@@ -101,7 +54,7 @@ std::pair<std::vector<TensorPlan::Position>, std::vector<TensorPlan::Position>> 
     const Array &now = tensors[i].g, &before = plan_->tensors()[i].g;
     const bool checked = known && now.data == before.data && now.number == before.number;
     if (!checked && plan_->touches(now.data, tensors[i].size * width(now.number)))
-      odd_gradients.push_back(position(i));
+      odd_gradients.push_back(positions_[i]);
     else
       plan_->tensors()[i].g = now;
   }
@@ -110,18 +63,11 @@ std::pair<std::vector<TensorPlan::Position>, std::vector<TensorPlan::Position>> 
   return {odd, odd_gradients};
 }
 
-TensorPlan::Position TensorPlan::position(std::size_t tensor) const {
-  const std::size_t batch = plan_->tensors()[tensor].group;
-  std::size_t first = tensor;
-  while (first > 0 && plan_->tensors()[first - 1].group == batch) --first;
-  return {batch, tensor - first};
-}
-
 std::optional<std::pair<TensorPlan::Position, TensorPlan::Position>> TensorPlan::overlap() const {
   if (!taken_) throw not_taken();
   const auto found = plan_->overlap();
   if (!found) return {};
-  return {{position(found->first), position(found->second)}};
+  return {{positions_[found->first], positions_[found->second]}};
 }
 
 std::pair<double, bool> TensorPlan::norm() const {
@@ -135,54 +81,6 @@ void TensorPlan::run(const std::vector<Coefficients>& groups) {
   taken_ = false;
   const py::gil_scoped_release release;
   plan_->run(rows, false);
-}
-
-double TensorPlan::value(py::handle scalar) const {
-  const std::optional<View> view = exchange_.view(scalar);
-  if (view && view->size == 1 && view->array.number == number_f32)
-    return static_cast<double>(*static_cast<const float*>(view->array.data));
-  return py::float_(py::reinterpret_borrow<py::object>(scalar));
-}
-
-TensorPlan::Gathered TensorPlan::gather(const py::list& parameters, const py::dict& states,
-                                        const std::vector<py::str>& keys,
-                                        const std::vector<py::str>& number_keys) const {
-  Gathered found;
-  found.state.resize(keys.size());
-  found.numbers.resize(number_keys.size());
-  found.values.resize(number_keys.size());
-  const py::str grad("grad");
-  for (const py::handle p : parameters) {
-    py::object g = p.attr(grad);
-    if (g.is_none()) continue;
-    found.parameters.append(p);
-    found.gradients.append(std::move(g));
-    const py::handle state = look_up(states, p);
-    bool complete = true;
-    const auto entry = [&](const py::str& key) -> py::handle {
-      const py::handle value = state ? look_up(state, key) : py::handle();
-      complete = complete && value;
-      return value ? value : py::handle(Py_None);
-    };
-    for (std::size_t k = 0; k < keys.size(); ++k) found.state[k].append(entry(keys[k]));
-    for (std::size_t k = 0; k < number_keys.size(); ++k) {
-      const py::handle number = entry(number_keys[k]);
-      found.numbers[k].append(number);
-      found.values[k].append(number.is_none() ? 0.0 : value(number));
-    }
-    if (!complete) found.lacking.push_back(found.parameters.size() - 1);
-  }
-  return found;
-}
-
-void TensorPlan::fill(const py::list& scalars, double value) const {
-  for (const py::handle scalar : scalars) {
-    const std::optional<View> view = exchange_.view(scalar);
-    if (view && view->size == 1 && view->array.number == number_f32)
-      *static_cast<float*>(view->array.data) = static_cast<float>(value);
-    else
-      scalar.attr("fill_")(value);
-  }
 }
 
 }  // namespace fusedstep

@@ -538,12 +538,13 @@ def test_expanded_gradient(name: str) -> None:
         assert_alike(ours, theirs, t)
 
 
+@pytest.mark.parametrize("n", [1, 5])
 @each_rule
-def test_negated_gradient(name: str) -> None:
-    p, q = parameter(5, dtype=FLOAT32), parameter(5, dtype=FLOAT32)
+def test_negated_gradient(name: str, n: int) -> None:
+    p, q = parameter(n, dtype=FLOAT32), parameter(n, dtype=FLOAT32)
     ours, theirs = new(name, [p]), reference(name, [q])
     for t in range(3):
-        p.grad = random(5, seed=t, dtype=torch.complex64).conj().imag
+        p.grad = random(n, seed=t, dtype=torch.complex64).conj().imag
         assert p.grad.is_neg()
         q.grad = p.grad.resolve_neg().clone()
         ours.step()

@@ -31,6 +31,7 @@ class Form:
     """The keys of slots and scalars that have not the rule's own names."""
     counted: bool
     """Whether steps are counted. If not, state that is there is of an earlier step."""
+    scalar_dtype: torch.dtype
     state_dtype: torch.dtype | None
     steps_rows: Callable[[Mapping[str, Any]], bool]
     """Whether, with these hyperparameters, a sparse gradient leaves alone what it has no elements for."""
@@ -38,6 +39,11 @@ class Form:
     def key(self, name: str) -> str:
         """The key of a slot or scalar."""
         return self.names.get(name, name)
+
+    @property
+    def number_keys(self) -> list[str]:
+        """The keys of what is one number for a parameter: the count of its steps, and the scalars."""
+        return [*([STEPS] if self.counted else []), *map(self.key, self.rule.scalars)]
 
     def kept_as(self, p: Tensor) -> torch.dtype:
         """What the state of `p` is kept as."""
@@ -48,7 +54,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Batch:
-    """Parameters whose step has one row of coefficients: what it depends on, and the tensors."""
+    """Parameters whose step has one row of coefficients, with what these depend on."""
 
     form: Form
     h: Mapping[str, Any]
@@ -56,36 +62,31 @@ class Batch:
     steps: int
     """Done before this one."""
     scalars: Mapping[str, float]
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    state: Mapping[str, list[Tensor]]
-    """For each key of the parameters' state their tensors."""
+    found: _core.Gathered
+    """All parameters of the group that have a gradient."""
+    members: list[int] | None
+    """Which of them; None: all."""
 
     @property
-    def slots(self) -> list[list[Tensor]]:
-        """The tensors of each state slot of the kernel."""
-        return [self.state[self.form.key(slot)] for slot in self.kernel.slots]
+    def slots(self) -> int:
+        """How many tensors of state a parameter has, the average of its weights included."""
+        return len(self.kernel.slots) + self.averaged
 
     @property
-    def averages(self) -> list[Tensor] | None:
-        """The averages of the weights, if they are kept."""
-        return self.state.get(average.SLOT)
+    def averaged(self) -> bool:
+        """Whether the weights are averaged."""
+        return bool(self.h["ema"] != 0)
 
     def row(self, loss: float | None, scale: float) -> tuple[Row, dict[str, float]]:
         """The coefficients, and the scalars after the step."""
-        h = at(self.h, self.kernel, self.scalars)
-        averaged = self.averages is not None
-        return row(self.form.rule, h, self.steps + 1, loss=loss, scale=scale, averaged=averaged)
+        h = At(**self.h, **self.scalars, kernel=self.kernel, before=self.scalars, next=self.h.__getitem__)
+        return row(self.form.rule, h, self.steps + 1, loss=loss, scale=scale, averaged=self.averaged)
 
-    def numbers_after(self, scalars: Mapping[str, float]) -> list[tuple[list[Tensor], float]]:
-        """The tensors of one element that the step changes, and what to."""
-        after = [(self.state[self.form.key(name)], value) for name, value in scalars.items()]
-        return [*after, (self.state[STEPS], self.steps + 1)] if self.form.counted else after
-
-
-def at(h: Mapping[str, Any], kernel: Kernel, scalars: Mapping[str, float]) -> At:
-    """The hyperparameters and scalars as a rule takes them; torch does not know those of the next step."""
-    return At(**h, **scalars, kernel=kernel, before=scalars, next=h.__getitem__)
+    def advance(self, scalars: Mapping[str, float]) -> None:
+        """Count the step, and set the scalars that it has led to."""
+        count = [self.steps + 1.0] if self.form.counted else []
+        for k, value in enumerate([*count, *scalars.values()]):
+            self.found.fill(k, self.members, value)
 
 
 def gather(
@@ -100,48 +101,30 @@ def gather(
     `h` are the hyperparameters of all of them.
     """
     kernel = form.rule.choose_kernel(SimpleNamespace(**h))
-    slots = [*kernel.slots, *([average.SLOT] if h["ema"] != 0 else [])]
-    scalars = [*([STEPS] if form.counted else []), *form.rule.scalars]
-    keys, number_keys = list(map(form.key, slots)), list(map(form.key, scalars))
-    found = plan.gather(parameters, states, keys, number_keys)
-    # The lists are read once: each reading makes new ones.
-    parameters, gradients = found.parameters, found.gradients
-    state = dict(zip((*keys, *number_keys), (*found.state, *found.numbers), strict=True))
-    values, lacking = dict(zip(scalars, found.values, strict=True)), found.lacking
-    if not parameters:
-        return [], []
-
+    averaged = bool(h["ema"] != 0)
+    slots = [*kernel.slots, average.SLOT] if averaged else kernel.slots
+    keys, number_keys = list(map(form.key, slots)), form.number_keys
+    found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
     new = []
-    initial = form.rule.initial(h) if lacking else {}
-    for i in lacking:
-        p = parameters[i]
-        complete = _completed(form, slots, initial, p, states.get(p, {}))
-        new.append((p, complete))
-        for key, column in state.items():
-            column[i] = complete[key]
-        for name in scalars:
-            values[name][i] = float(complete[form.key(name)])
-    if not form.counted:
-        values[STEPS] = [1.0] * len(parameters)
+    if lacking := found.lacking():
+        initial, all_parameters = form.rule.initial(h), found.parameters()
         for i in lacking:
-            values[STEPS][i] = 0.0
+            p = all_parameters[i]
+            state = _completed(form, slots, initial, p, states.get(p, {}))
+            found.complete(i, [state[key] for key in keys], [state[key] for key in number_keys])
+            new.append((p, state))
+    alike = found.alike() if form.counted else _by_novelty(len(found), lacking)
+    batches = [
+        Batch(form, h, kernel, int(steps), dict(zip(form.rule.scalars, scalars, strict=True)), found, members)
+        for (steps, *scalars), members in alike
+    ]
+    return batches, new
 
-    def batch(numbers: dict[str, float], members: list[int] | None) -> Batch:
-        def part(column: list[Any]) -> list[Any]:
-            return column if members is None else [column[i] for i in members]
 
-        steps = int(numbers.pop(STEPS))
-        columns = {key: part(column) for key, column in state.items()}
-        return Batch(form, h, kernel, steps, numbers, part(parameters), part(gradients), columns)
-
-    if all(len(set(column)) == 1 for column in values.values()):
-        return [batch({name: column[0] for name, column in values.items()}, None)], new
-    alike: dict[tuple[float, ...], list[int]] = {}
-    for i, numbers in enumerate(zip(*values.values(), strict=True)):
-        alike.setdefault(numbers, []).append(i)
-    return [
-        batch(dict(zip(values, numbers, strict=True)), members) for numbers, members in alike.items()
-    ], new
+def _by_novelty(size: int, new: list[int]) -> list[tuple[list[float], list[int] | None]]:
+    """Parameters whose steps are not counted: those that begin, and those that go on."""
+    old = sorted(set(range(size)).difference(new))
+    return [([steps], members) for steps, members in ((0.0, new), (1.0, old)) if members]
 
 
 def _completed(
@@ -152,7 +135,7 @@ def _completed(
     if form.counted and STEPS not in state:
         complete[STEPS] = torch.zeros((), dtype=torch.float32)
     for name, value in form.rule.scalars.items():
-        complete.setdefault(form.key(name), torch.tensor(value, dtype=torch.float32))
+        complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
     for slot in slots:
         if form.key(slot) not in state:
             complete[form.key(slot)] = _first(form, slot, initial, p)

@@ -28,8 +28,10 @@ def local_gradient(p: Any, g: Any) -> Tensor:
     return local(g)
 
 
-def distributed_norm(gradients: Sequence[Any], of_local_parts: float) -> float:
+def global_norm(gradients: Sequence[Any], of_local_parts: float) -> float:
     """The norm of gradients over all processes, of which this one's parts have the norm `of_local_parts`."""
+    if not any(hasattr(kind, "to_local") for kind in set(map(type, gradients))):
+        return of_local_parts
     ways = {(g.device_mesh, g.placements) if is_distributed(g) else None for g in gradients}
     way = ways.pop()
     if ways or way is None or any(not (p.is_shard() or p.is_replicate()) for p in way[1]):

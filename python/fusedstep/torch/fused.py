@@ -23,7 +23,7 @@ from ..hyperparameters import checked_number
 from ..optimizer import Optimizer as Rule
 from ..step import LIMIT, clip_coefficient
 from .batch import STEPS, Batch, Form, State, gather
-from .distributed import distributed_norm
+from .distributed import global_norm
 from .lending import FLOATS, Loan
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
@@ -67,6 +67,9 @@ class Fused(torch.optim.Optimizer):
 
     counted: ClassVar[bool] = True
     """Whether `state` counts the steps."""
+
+    scalar_dtype: ClassVar[torch.dtype] = torch.float32
+    """What the rule's scalars are kept in; torch keeps its own in float32."""
 
     grad_norm: float | None = None
     """The norm of the gradients before clipping, at the last step; None where there is no clipping."""
@@ -149,10 +152,16 @@ class Fused(torch.optim.Optimizer):
         if not batches:
             self.grad_norm = None if self.clip_norm is None else 0.0
             return
+        gradients = (
+            [g for batch in batches for g in batch.found.gradients(batch.members)]
+            if self.clip_norm is not None
+            else []
+        )
         loan = Loan(batches, self._label)
         loan.take(plan)
-        norm = self._norm(batches, scale) if self.clip_norm is not None else None
-        if self.clip_norm is not None and norm is not None:
+        norm = None
+        if self.clip_norm is not None:
+            norm = scale * global_norm(gradients, plan.norm()[0])
             scale *= clip_coefficient(norm, self.clip_norm)
         loss = float(loss) if self.rule.needs_loss and loss is not None else None
         rows, scalars = zip(*(batch.row(loss, scale) for batch in batches), strict=True)
@@ -162,27 +171,22 @@ class Fused(torch.optim.Optimizer):
             self.state[p].update(state)
         plan.run(list(rows))
         for batch, after in zip(batches, scalars, strict=True):
-            for tensors, value in batch.numbers_after(after):
-                plan.fill(tensors, value)
-            torch.autograd.graph.increment_version(batch.parameters)
+            batch.advance(after)
         loan.give_back()
+        torch.autograd.graph.increment_version(loan.parameters())
 
     def _amp(self) -> tuple[float, bool]:
         """What gradients are multiplied by, and whether some have overflowed; GradScaler may say so."""
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         return 1.0 if scale is None else 1 / float(scale), found_inf is not None and bool(found_inf)
 
-    def _norm(self, batches: list[Batch], scale: float) -> float:
-        gradients = [g for batch in batches for g in batch.gradients]
-        if all(kind is Tensor for kind in set(map(type, gradients))):
-            return self._machine.plan.norm()[0] * scale
-        return distributed_norm(gradients, self._machine.plan.norm()[0]) * scale
-
     def _evaluated(self, group: dict[str, Any]) -> dict[str, Any]:
         return {**self._defaults, **self.hyperparameters(group)}
 
     def _form(self) -> Form:
-        return Form(self.rule, self.state_names, self.counted, self.state_dtype, self.steps_rows)
+        return Form(
+            self.rule, self.state_names, self.counted, self.scalar_dtype, self.state_dtype, self.steps_rows
+        )
 
     def _label(self, p: Tensor) -> str:
         for k, group in enumerate(self.param_groups):

@@ -8,6 +8,7 @@ still does not fit is copied for the step, and a parameter or state so copied is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,74 +27,89 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+@dataclass
+class Entry:
+    """A parameter of a step, and the tensors that are stepped in its place."""
+
+    owner: Tensor
+    p: Tensor
+    g: Any
+    state: list[Tensor]
+
+
 class Loan:
     """The tensors of a step in a form in which the kernels take them."""
 
     def __init__(self, batches: Sequence[Batch], label: Callable[[Tensor], str]) -> None:
         """`label` is what an error calls a parameter."""
+        self._batches = batches
         self._label = label
-        self._steps_rows = [batch.form.steps_rows(batch.h) for batch in batches]
-        self._owners = [batch.parameters for batch in batches]
-        self._names = [batch.kernel.name for batch in batches]
-        self._parameters = [list(batch.parameters) for batch in batches]
-        self._gradients: list[list[Any]] = [list(batch.gradients) for batch in batches]
-        self._state = [
-            [list(slot) for slot in (*batch.slots, *([] if batch.averages is None else [batch.averages]))]
-            for batch in batches
-        ]
-        self._averaged = [batch.averages is not None for batch in batches]
+        self._entries: dict[Position, Entry] = {}
         self._give_back: list[GiveBack] = []
 
     def take(self, plan: _core.TensorPlan) -> None:
         """Have `plan` take the tensors; an error, naming the parameter, if they cannot be stepped."""
+        batches = [(batch.kernel.name, batch.found, batch.members) for batch in self._batches]
         for remedy in (self._see, self._copy):
-            odd, odd_gradients = plan.take(self._batches())
+            odd, odd_gradients = plan.take(batches)
             if not odd and not odd_gradients:
                 break
             remedy(odd, odd_gradients)
+            for (k, i), entry in self._entries.items():
+                self._batches[k].found.replace(i, entry.p, entry.g, entry.state)
         else:
-            if any(plan.take(self._batches())):
+            if any(plan.take(batches)):
                 raise RuntimeError("tensors that the kernels cannot use")
-            self._check_disjoint()
+            check_disjoint((self._label(p), _memory(p)) for p in self.parameters())  # the plan saw copies
         if shared := plan.overlap():
-            one, other = (self._label(self._owners[batch][i]) for batch, i in shared)
+            one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters of the step themselves."""
+        parameters = []
+        for k, batch in enumerate(self._batches):
+            taken = batch.found.parameters(batch.members)
+            for i, p in enumerate(taken) if self._entries else ():
+                entry = self._entries.get((k, i if batch.members is None else batch.members[i]))
+                taken[i] = p if entry is None else entry.owner
+            parameters += taken
+        return parameters
 
     def give_back(self) -> None:
         """Bring the copies of parameters and state to where they belong."""
         for give_back in reversed(self._give_back):
             give_back()
 
-    def _batches(self) -> list[Any]:
-        batches = []
-        for name, parameters, gradients, state, averaged in zip(
-            self._names, self._parameters, self._gradients, self._state, self._averaged, strict=True
-        ):
-            slots, averages = (state[:-1], state[-1]) if averaged else (state, None)
-            batches.append((name, parameters, gradients, slots, averages))
-        return batches
+    def _entry(self, position: Position) -> Entry:
+        if position not in self._entries:
+            k, i = position
+            found, slots = self._batches[k].found, self._batches[k].slots
+            (p,), (g,) = found.parameters([i]), found.gradients([i])
+            self._entries[position] = Entry(p, p, g, [found.state(slot, [i])[0] for slot in range(slots)])
+        return self._entries[position]
 
     # The first remedy: another view of the same memory.
 
     def _see(self, odd: list[Position], odd_gradients: list[Position]) -> None:
-        for batch, i in (*odd, *odd_gradients):
-            p, g = self._parameters[batch][i], self._gradients[batch][i]
-            _check(self._label(p), p, g)
-            if g.layout is torch.strided:
-                self._gradients[batch][i] = _real(local_gradient(p, g))
+        for position in (*odd, *odd_gradients):
+            entry, batch = self._entry(position), self._batches[position[0]]
+            label = self._label(entry.owner)
+            _check(label, entry.p, entry.g)
+            if entry.g.layout is torch.strided:
+                entry.g = _real(local_gradient(entry.p, entry.g))
                 see = self._seen
-            elif g.layout is torch.sparse_coo and self._steps_rows[batch]:
-                g = g.coalesce()
-                self._gradients[batch][i] = _real(g.values())
+            elif entry.g.layout is torch.sparse_coo and batch.form.steps_rows(batch.h):
+                g = entry.g.coalesce()
+                entry.g = _real(g.values())
                 see = partial(self._rows, tuple(g.indices()))
             else:
                 raise RuntimeError(
-                    f"{self._label(p)} has a gradient of layout {g.layout}, "
+                    f"{label} has a gradient of layout {entry.g.layout}, "
                     "for which this rule, or one of its options, has no sparse form"
                 )
-            self._parameters[batch][i] = see(p)
-            for slot in self._state[batch]:
-                slot[i] = see(slot[i])
+            entry.p = see(entry.p)
+            entry.state = [see(tensor) for tensor in entry.state]
 
     def _seen(self, tensor: Tensor) -> Tensor:
         tensor = local(tensor).detach()
@@ -113,16 +129,17 @@ class Loan:
     # The second: a copy.
 
     def _copy(self, odd: list[Position], odd_gradients: list[Position]) -> None:
-        for batch, i in odd:
-            self._check_whole(batch, i)
-        for batch, i in odd:
-            p = self._borrowed(self._parameters[batch][i])
-            self._parameters[batch][i] = p
-            for slot in self._state[batch]:
-                slot[i] = self._borrowed(slot[i])
-            self._gradients[batch][i] = _copy_like(p, self._gradients[batch][i])
-        for batch, i in odd_gradients:
-            self._gradients[batch][i] = _copy_like(self._parameters[batch][i], self._gradients[batch][i])
+        for position in odd:
+            _check_whole(self._label(self._entry(position).owner), self._entry(position))
+        for position in odd:
+            entry = self._entry(position)
+            entry.p = self._borrowed(entry.p)
+            entry.state = [self._borrowed(tensor) for tensor in entry.state]
+        for position in (*odd, *odd_gradients):
+            entry = self._entry(position)
+            entry.g = torch.empty_like(entry.p, dtype=_arithmetic(entry.p), requires_grad=False).copy_(
+                entry.g
+            )
 
     def _borrowed(self, tensor: Tensor) -> Tensor:
         """A copy without gaps, in the type that is computed in; it is given back, and rounded then."""
@@ -130,22 +147,17 @@ class Loan:
         self._give_back.append(lambda: tensor.copy_(copy))
         return copy
 
-    def _check_whole(self, batch: int, i: int) -> None:
-        p, label = self._parameters[batch][i], self._label(self._owners[batch][i])
-        for tensor in (p, *(slot[i] for slot in self._state[batch])):
-            if tensor.dtype not in FLOATS:
-                raise TypeError(f"{label} or its state has dtype {tensor.dtype}")
-            if tensor.shape != p.shape:
-                raise ValueError(f"{label} has shape {tuple(p.shape)}, its state {tuple(tensor.shape)}")
-            if _arithmetic(tensor) != _arithmetic(p):
-                raise TypeError(f"{label} has dtype {p.dtype}, its state {tensor.dtype}")
-            if overlaps_itself(tensor.shape, tensor.stride(), 1):
-                raise ValueError(f"{label} or its state has elements that share memory (an expanded view)")
 
-    def _check_disjoint(self) -> None:
-        """An error if two parameters share memory; the plan has seen copies of some."""
-        owners = [p for batch in self._owners for p in batch]
-        check_disjoint((self._label(p), _memory(p)) for p in owners)
+def _check_whole(label: str, entry: Entry) -> None:
+    for tensor in (entry.p, *entry.state):
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{label} or its state has dtype {tensor.dtype}")
+        if tensor.shape != entry.p.shape:
+            raise ValueError(f"{label} has shape {tuple(entry.p.shape)}, its state {tuple(tensor.shape)}")
+        if _arithmetic(tensor) != _arithmetic(entry.p):
+            raise TypeError(f"{label} has dtype {entry.p.dtype}, its state {tensor.dtype}")
+        if overlaps_itself(tensor.shape, tensor.stride(), 1):
+            raise ValueError(f"{label} or its state has elements that share memory (an expanded view)")
 
 
 def _check(label: str, p: Tensor, g: Tensor) -> None:
@@ -169,7 +181,3 @@ def _real(tensor: Tensor) -> Tensor:
 
 def _arithmetic(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _copy_like(p: Tensor, g: Tensor) -> Tensor:
-    return torch.empty_like(p, dtype=_arithmetic(p), requires_grad=False).copy_(g)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from ..hyperparameters import Hyperparameter
 from ..optimizer import Optimizer as Rule
@@ -14,6 +16,10 @@ BETAS = ("beta1", "beta2")
 
 class Own(Fused):
     """A rule with its own hyperparameters and state, `beta1` and `beta2` in torch's form: `betas`."""
+
+    scalar_dtype = torch.float64
+
+    _names: ClassVar[frozenset[str]]
 
     def __init__(
         self,
@@ -41,7 +47,7 @@ class Own(Fused):
         )
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
-        values = _rule_form({name: group[name] for name in self.defaults})
+        values = _rule_form({name: group[name] for name in group if name in self._names})
         return {
             name: value if isinstance(value, bool) else float(value)  # which may be a tensor
             for name, value in values.items()
@@ -50,19 +56,20 @@ class Own(Fused):
 
 def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
     """The class of a rule, which `module` has under the rule's name."""
-    doc = f"{inspect.getdoc(rule)}\n\nHere beta1 and beta2 are ``betas``; for more arguments see `Fused`."
-    cls = type(rule.__name__, (Own,), {"rule": rule, "__module__": module, "__doc__": doc})
     defaults = _torch_form({name: field.default for name, field in rule._fields.items()})
-    cls.__signature__ = signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-                for name, default in defaults.items()
-            ),
-        ]
-    )
-    return cls
+    parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in defaults.items()
+    ]
+    members = {
+        "__module__": module,
+        "__doc__": f"{inspect.getdoc(rule)}\n\nHere beta1 and beta2 are ``betas``; for more arguments see `Fused`.",
+        "__signature__": signature(parameters),
+        "rule": rule,
+        "_names": frozenset(defaults),
+    }
+    return type(rule.__name__, (Own,), members)
 
 
 def _torch_form(values: dict[str, Any]) -> dict[str, Any]:

@@ -44,5 +44,5 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
         raise ValueError("the optimizer has no parameter of this model")
     released = ExitStack()
     for p in mine:
-        released.enter_context(p.register_post_accumulate_grad_hook(step))  # type: ignore[no-untyped-call]
+        released.enter_context(p.register_post_accumulate_grad_hook(step))
     return released

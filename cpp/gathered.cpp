@@ -1,0 +1,177 @@
+#include "gathered.hpp"
+
+#include <algorithm>
+#include <map>
+
+namespace fusedstep {
+namespace {
+
+/// What a dictionary has; nothing if it does not have it.
+py::object look_up(py::handle dictionary, py::handle key) {
+  PyObject* const found = PyDict_GetItemWithError(dictionary.ptr(), key.ptr());
+  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return py::reinterpret_borrow<py::object>(found);
+}
+
+/// A dictionary's items as a sequence of keys asks for them. Keys that come in the dictionary's own order
+/// need no hash, which for a tensor is a call of Python.
+class InOrder {
+ public:
+  InOrder(const py::dict& dictionary, const py::list& keys) : dictionary_(dictionary) {
+    if (keys.empty()) return;
+    const py::handle first = PyList_GET_ITEM(keys.ptr(), 0);
+    do advance();
+    while (key_ != nullptr && key_ != first.ptr());
+  }
+
+  py::object look_up(py::handle key) {
+    if (key_ != key.ptr()) return fusedstep::look_up(dictionary_, key);
+    const auto value = py::reinterpret_borrow<py::object>(value_);
+    advance();
+    return value;
+  }
+
+ private:
+  void advance() {
+    if (PyDict_Next(dictionary_.ptr(), &position_, &key_, &value_) == 0) key_ = nullptr;
+  }
+
+  py::handle dictionary_;
+  Py_ssize_t position_ = 0;
+  PyObject *key_ = nullptr, *value_ = nullptr;
+};
+
+/// Elements that lie as those of p and can be computed with them.
+bool suits(const std::optional<View>& view, const View& p) {
+  return view && lies_as(*view, p) && mix(view->array.number, p.array.number);
+}
+
+}  // namespace
+
+Gathered::Gathered(const Exchange& exchange, const py::list& parameters, const py::dict& states,
+                   const std::vector<py::str>& keys, const std::vector<py::str>& number_keys, bool averaged)
+    : exchange_(exchange),
+      slots_(keys.size()),
+      numbers_(number_keys.size()),
+      kinds_(2 + slots_ + numbers_),
+      averaged_(averaged) {
+  objects_.reserve(parameters.size() * kinds_);
+  numbers_of_.reserve(parameters.size() * numbers_);
+  tensors_.reserve(parameters.size());
+  fits_.reserve(parameters.size());
+  const py::str grad("grad");
+  InOrder in_order(states, parameters);
+  for (const py::handle p : parameters) {
+    const py::object state = in_order.look_up(p);
+    py::object g = p.attr(grad);
+    if (g.is_none()) continue;
+    objects_.push_back(py::reinterpret_borrow<py::object>(p));
+    objects_.push_back(std::move(g));
+    bool complete = true;
+    const auto add = [&](const py::str& key) {
+      objects_.push_back(state ? look_up(state, key) : py::object());
+      complete = complete && objects_.back();
+    };
+    for (const py::str& key : keys) add(key);
+    for (const py::str& key : number_keys) {
+      add(key);
+      numbers_of_.push_back(look_at(objects_.back()));
+    }
+    tensors_.emplace_back();
+    fits_.push_back(false);
+    if (complete)
+      look(size() - 1);
+    else
+      lacking_.push_back(size() - 1);
+  }
+}
+
+std::optional<View> Gathered::view(const py::object& tensor) const {
+  std::optional<View> view = exchange_.view(tensor);
+  // The imaginary part of a conjugate has a sign that DLPack does not tell. With more than one element it has
+  // gaps too, and is not taken for that.
+  if (view && view->size == 1 && tensor.attr("is_neg")().cast<bool>()) view.reset();
+  return view;
+}
+
+void Gathered::look(std::size_t i) {
+  Tensor& tensor = tensors_[i];
+  tensor = {};
+  const std::optional<View> p = view(object(i, 0));
+  fits_[i] = p && is_dense(*p);
+  if (!fits_[i]) return;
+  tensor.size = p->size;
+  tensor.p = p->array;
+  fits_[i] = look_at_state(tensor, *p, i);
+  const std::optional<View> g = view(object(i, 1));
+  if (suits(g, *p)) tensor.g = g->array;
+}
+
+bool Gathered::look_at_state(Tensor& tensor, const View& p, std::size_t i) const {
+  tensor.kept = p.array.number;
+  for (std::size_t slot = 0; slot < slots_; ++slot) {
+    const std::optional<View> s = view(object(i, 2 + slot));
+    if (!suits(s, p) || (slot > 0 && s->array.number != tensor.kept)) return false;
+    tensor.kept = s->array.number;
+    if (averaged_ && slot == slots_ - 1)
+      tensor.average = s->array.data;
+    else
+      tensor.state.at(slot) = s->array.data;
+  }
+  return true;
+}
+
+void Gathered::complete(std::size_t i, const py::list& state, const py::list& numbers) {
+  for (std::size_t k = 0; k < numbers_; ++k) {
+    object(i, 2 + slots_ + k) = numbers[k];
+    numbers_of_[i * numbers_ + k] = look_at(object(i, 2 + slots_ + k));
+  }
+  replace(i, object(i, 0), object(i, 1), state);
+}
+
+void Gathered::replace(std::size_t i, const py::object& p, const py::object& g, const py::list& state) {
+  object(i, 0) = p;
+  object(i, 1) = g;
+  for (std::size_t slot = 0; slot < slots_; ++slot) object(i, 2 + slot) = state[slot];
+  look(i);
+}
+
+std::vector<std::pair<std::vector<double>, Gathered::Members>> Gathered::alike() const {
+  std::map<std::vector<double>, std::vector<std::size_t>> members;
+  std::vector<double> last, values(numbers_);
+  std::vector<std::size_t>* same = nullptr;
+  for (std::size_t i = 0; i < size(); ++i) {
+    for (std::size_t k = 0; k < numbers_; ++k) values[k] = number(i, k).value;
+    if (same == nullptr || values != last) same = &members[last = values];
+    same->push_back(i);
+  }
+  if (members.size() == 1) return {{last, std::nullopt}};
+  return {members.begin(), members.end()};
+}
+
+Gathered::Number Gathered::look_at(const py::object& object) const {
+  if (!object) return {};
+  const std::optional<View> view = exchange_.view(object);
+  if (view && view->size == 1 && view->array.number == number_f32) {
+    auto* const address = static_cast<float*>(view->array.data);
+    return {address, static_cast<double>(*address)};
+  }
+  return {nullptr, py::float_(object)};
+}
+
+void Gathered::fill(std::size_t k, const Members& members, double value) const {
+  for_each(members, [&](std::size_t i) {
+    if (float* const address = number(i, k).address; address != nullptr)
+      *address = static_cast<float>(value);
+    else
+      object(i, 2 + slots_ + k).attr("fill_")(value);
+  });
+}
+
+py::list Gathered::column(std::size_t kind, const Members& members) const {
+  py::list list;
+  for_each(members, [&](std::size_t i) { list.append(object(i, kind)); });
+  return list;
+}
+
+}  // namespace fusedstep
