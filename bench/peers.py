@@ -201,7 +201,7 @@ def imported() -> dict[str, str]:
     square roots take many times as long.
     """
     found = {}
-    for name in ("torch", "jax", "optax", "numba", "deepspeed"):
+    for name in ("torch", "ml_dtypes", "jax", "optax", "numba", "deepspeed"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
             found[name] = importlib.metadata.version(name)

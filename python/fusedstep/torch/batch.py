@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ State: TypeAlias = dict[str, Any]
 STEPS = "step"
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """How the state of a rule lies in ``state[p]``."""
 
     rule: type[Optimizer]
@@ -52,8 +50,7 @@ class Form:
         return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Parameters whose step has one row of coefficients, with what these depend on."""
 
     form: Form
@@ -100,17 +97,15 @@ def gather(
 
     `h` are the hyperparameters of all of them.
     """
-    kernel = form.rule.choose_kernel(SimpleNamespace(**h))
-    averaged = bool(h["ema"] != 0)
-    slots = [*kernel.slots, average.SLOT] if averaged else kernel.slots
-    keys, number_keys = list(map(form.key, slots)), form.number_keys
+    kernel, averaged = form.rule.choose_kernel(SimpleNamespace(**h)), bool(h["ema"] != 0)
+    keys, number_keys = list(map(form.key, _slots(kernel, averaged))), form.number_keys
     found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
     new = []
     if lacking := found.lacking():
-        initial, all_parameters = form.rule.initial(h), found.parameters()
+        all_parameters = found.parameters()
         for i in lacking:
             p = all_parameters[i]
-            state = _completed(form, slots, initial, p, states.get(p, {}))
+            state = completed(form, h, p, states.get(p, {}))
             found.complete(i, [state[key] for key in keys], [state[key] for key in number_keys])
             new.append((p, state))
     alike = found.alike() if form.counted else _by_novelty(len(found), lacking)
@@ -127,19 +122,22 @@ def _by_novelty(size: int, new: list[int]) -> list[tuple[list[float], list[int] 
     return [([steps], members) for steps, members in ((0.0, new), (1.0, old)) if members]
 
 
-def _completed(
-    form: Form, slots: Sequence[str], initial: Mapping[str, float], p: Tensor, state: State
-) -> State:
+def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> State:
     """The state of `p`, with what it lacks at the first value."""
-    complete = dict(state)
+    complete, initial = dict(state), form.rule.initial(h)
     if form.counted and STEPS not in state:
         complete[STEPS] = torch.zeros((), dtype=torch.float32)
     for name, value in form.rule.scalars.items():
         complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
-    for slot in slots:
+    kernel = form.rule.choose_kernel(SimpleNamespace(**h))
+    for slot in _slots(kernel, bool(h["ema"] != 0)):
         if form.key(slot) not in state:
             complete[form.key(slot)] = _first(form, slot, initial, p)
     return complete
+
+
+def _slots(kernel: Kernel, averaged: bool) -> list[str]:
+    return [*kernel.slots, average.SLOT] if averaged else list(kernel.slots)
 
 
 def _first(form: Form, slot: str, initial: Mapping[str, float], p: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from .. import update_rules
-from .fused import Fused
+from .fused import Fused, number
 
 rules = update_rules.rules
 
@@ -36,15 +36,15 @@ def common(group: dict[str, Any]) -> dict[str, Any]:
     """What is called alike by all; torch's decay is coupled unless it says otherwise."""
     decay = "weight_decay" if group.get("decoupled_weight_decay") else "l2"
     return {
-        "lr": float(group["lr"]),
-        decay: float(group.get("weight_decay", 0.0)),
+        "lr": number(group["lr"]),
+        decay: number(group.get("weight_decay", 0.0)),
         "maximize": group["maximize"],
     }
 
 
 def adaptive(group: dict[str, Any]) -> dict[str, Any]:
     """The same, for the family of Adam."""
-    beta1, beta2 = map(float, group["betas"])
+    beta1, beta2 = map(number, group["betas"])
     return {**common(group), "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
 
 

@@ -22,7 +22,7 @@ from ..average import average
 from ..hyperparameters import checked_number
 from ..optimizer import Optimizer as Rule
 from ..step import LIMIT, clip_coefficient
-from .batch import STEPS, Batch, Form, State, gather
+from .batch import STEPS, Batch, Form, State, completed, gather
 from .distributed import global_norm
 from .lending import FLOATS, Loan
 
@@ -116,7 +116,6 @@ class Fused(torch.optim.Optimizer):
 
     # What torch and users call.
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient, and return what `closure` does.
 
@@ -137,6 +136,12 @@ class Fused(torch.optim.Optimizer):
             self._update(parameters, loss)
         finally:
             self._machine.running.release()
+
+    def make_state(self, parameters: Iterable[Tensor]) -> None:
+        """Make the state of these parameters now, if the rule counts steps; else the first step makes it."""
+        group_of = {p: group for group in self.param_groups for p in group["params"]}
+        for p in parameters if self.counted else ():
+            self.state[p].update(completed(self._form(), self._evaluated(group_of[p]), p, self.state[p]))
 
     def _update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any) -> None:
         scale, overflow = self._amp()
@@ -163,22 +168,22 @@ class Fused(torch.optim.Optimizer):
         if self.clip_norm is not None:
             norm = scale * global_norm(gradients, plan.norm()[0])
             scale *= clip_coefficient(norm, self.clip_norm)
-        loss = float(loss) if self.rule.needs_loss and loss is not None else None
+        loss = number(loss) if self.rule.needs_loss and loss is not None else None
         rows, scalars = zip(*(batch.row(loss, scale) for batch in batches), strict=True)
-        # From here on nothing fails.
+        # From here on nothing fails. What touches each parameter comes before the pass takes the cache.
         self.grad_norm = norm
         for p, state in new:
             self.state[p].update(state)
-        plan.run(list(rows))
         for batch, after in zip(batches, scalars, strict=True):
             batch.advance(after)
-        loan.give_back()
         torch.autograd.graph.increment_version(loan.parameters())
+        plan.run(list(rows))
+        loan.give_back()
 
     def _amp(self) -> tuple[float, bool]:
         """What gradients are multiplied by, and whether some have overflowed; GradScaler may say so."""
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        return 1.0 if scale is None else 1 / float(scale), found_inf is not None and bool(found_inf)
+        return 1.0 if scale is None else 1 / number(scale), found_inf is not None and bool(found_inf)
 
     def _evaluated(self, group: dict[str, Any]) -> dict[str, Any]:
         return {**self._defaults, **self.hyperparameters(group)}
@@ -266,6 +271,11 @@ class Fused(torch.optim.Optimizer):
         super().__setstate__(state)
         if "_machine" not in vars(self):
             self._machine = Machine()
+
+
+def number(value: Any) -> float:
+    """A number, or the value of a tensor of one element."""
+    return float(value.item() if isinstance(value, Tensor) else value)
 
 
 def signature(parameters: list[inspect.Parameter]) -> inspect.Signature:

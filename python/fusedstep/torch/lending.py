@@ -78,8 +78,10 @@ class Loan:
 
     def give_back(self) -> None:
         """Bring the copies of parameters and state to where they belong."""
-        for give_back in reversed(self._give_back):
-            give_back()
+        if self._give_back:
+            with torch.no_grad():
+                for give_back in reversed(self._give_back):
+                    give_back()
 
     def _entry(self, position: Position) -> Entry:
         if position not in self._entries:
@@ -91,6 +93,7 @@ class Loan:
 
     # The first remedy: another view of the same memory.
 
+    @torch.no_grad()
     def _see(self, odd: list[Position], odd_gradients: list[Position]) -> None:
         for position in (*odd, *odd_gradients):
             entry, batch = self._entry(position), self._batches[position[0]]
@@ -128,6 +131,7 @@ class Loan:
 
     # The second: a copy.
 
+    @torch.no_grad()
     def _copy(self, odd: list[Position], odd_gradients: list[Position]) -> None:
         for position in odd:
             _check_whole(self._label(self._entry(position).owner), self._entry(position))

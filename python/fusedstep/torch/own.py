@@ -6,12 +6,14 @@ import inspect
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..hyperparameters import Hyperparameter
 from ..optimizer import Optimizer as Rule
-from .fused import Fused, signature
+from .fused import Fused, number, signature
 
 BETAS = ("beta1", "beta2")
+NOTE = "Here beta1 and beta2 are ``betas``; more arguments are those of `Fused`."
 
 
 class Own(Fused):
@@ -48,10 +50,7 @@ class Own(Fused):
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         values = _rule_form({name: group[name] for name in group if name in self._names})
-        return {
-            name: value if isinstance(value, bool) else float(value)  # which may be a tensor
-            for name, value in values.items()
-        }
+        return {name: value if isinstance(value, bool) else number(value) for name, value in values.items()}
 
 
 def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
@@ -64,7 +63,7 @@ def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
     ]
     members = {
         "__module__": module,
-        "__doc__": f"{inspect.getdoc(rule)}\n\nHere beta1 and beta2 are ``betas``; for more arguments see `Fused`.",
+        "__doc__": f"{inspect.getdoc(rule)}\n\n{NOTE}",
         "__signature__": signature(parameters),
         "rule": rule,
         "_names": frozenset(defaults),
@@ -87,4 +86,4 @@ def _rule_form(values: dict[str, Any]) -> dict[str, Any]:
 def _check(field: Hyperparameter, value: Any) -> None:
     if callable(value):
         raise TypeError(f"{field.name} must be a number; torch.optim.lr_scheduler changes it between steps")
-    field.checked(value.item() if hasattr(value, "item") else value)
+    field.checked(number(value) if isinstance(value, Tensor) else value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
 from .fused import Fused
@@ -33,7 +32,6 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
         raise ValueError(f"{type(optimizer).__name__} needs the loss, which a backward pass does not know")
     place = {p: k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}
 
-    @torch.no_grad()
     def step(p: Tensor) -> None:
         optimizer.update([(optimizer.param_groups[place[p]], [p])])
         p.grad = None
@@ -42,6 +40,8 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
     mine = [p for p in parameters if p.requires_grad and p in place]
     if not mine:
         raise ValueError("the optimizer has no parameter of this model")
+    # State made between gradients would lie in memory between the holes that these leave.
+    optimizer.make_state(mine)
     released = ExitStack()
     for p in mine:
         released.enter_context(p.register_post_accumulate_grad_hook(step))
