@@ -1,6 +1,7 @@
 #include "gathered.hpp"
 
-#include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <map>
 
 namespace fusedstep {
@@ -19,26 +20,24 @@ class InOrder {
  public:
   InOrder(const py::dict& dictionary, const py::list& keys) : dictionary_(dictionary) {
     if (keys.empty()) return;
-    const py::handle first = PyList_GET_ITEM(keys.ptr(), 0);
-    do advance();
-    while (key_ != nullptr && key_ != first.ptr());
+    PyObject *key = nullptr, *value = nullptr;
+    for (Py_ssize_t next = 0; PyDict_Next(dictionary_.ptr(), &next, &key, &value) != 0; position_ = next)
+      if (key == PyList_GET_ITEM(keys.ptr(), 0)) return;
   }
 
   py::object look_up(py::handle key) {
-    if (key_ != key.ptr()) return fusedstep::look_up(dictionary_, key);
-    const auto value = py::reinterpret_borrow<py::object>(value_);
-    advance();
-    return value;
+    // The dictionary is asked only now: other threads may have changed it since.
+    PyObject *found = nullptr, *value = nullptr;
+    Py_ssize_t next = position_;
+    if (PyDict_Next(dictionary_.ptr(), &next, &found, &value) == 0 || found != key.ptr())
+      return fusedstep::look_up(dictionary_, key);
+    position_ = next;
+    return py::reinterpret_borrow<py::object>(value);
   }
 
  private:
-  void advance() {
-    if (PyDict_Next(dictionary_.ptr(), &position_, &key_, &value_) == 0) key_ = nullptr;
-  }
-
   py::handle dictionary_;
   Py_ssize_t position_ = 0;
-  PyObject *key_ = nullptr, *value_ = nullptr;
 };
 
 /// Elements that lie as those of p and can be computed with them.
@@ -61,11 +60,14 @@ Gathered::Gathered(const Exchange& exchange, const py::list& parameters, const p
   fits_.reserve(parameters.size());
   const py::str grad("grad");
   InOrder in_order(states, parameters);
-  for (const py::handle p : parameters) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const py::object p = parameters[i];
     const py::object state = in_order.look_up(p);
+    if (state && !py::isinstance<py::dict>(state))
+      throw py::type_error("the state of a parameter must be a dict");
     py::object g = p.attr(grad);
     if (g.is_none()) continue;
-    objects_.push_back(py::reinterpret_borrow<py::object>(p));
+    objects_.push_back(p);
     objects_.push_back(std::move(g));
     bool complete = true;
     const auto add = [&](const py::str& key) {
@@ -88,8 +90,8 @@ Gathered::Gathered(const Exchange& exchange, const py::list& parameters, const p
 
 std::optional<View> Gathered::view(const py::object& tensor) const {
   std::optional<View> view = exchange_.view(tensor);
-  // The imaginary part of a conjugate has a sign that DLPack does not tell. With more than one element it has
-  // gaps too, and is not taken for that.
+  // What is negated lazily, the imaginary part of a conjugate, has a sign that DLPack does not tell. With
+  // more than one element it has gaps too, and is not taken for that.
   if (view && view->size == 1 && tensor.attr("is_neg")().cast<bool>()) view.reset();
   return view;
 }
@@ -137,34 +139,45 @@ void Gathered::replace(std::size_t i, const py::object& p, const py::object& g, 
 }
 
 std::vector<std::pair<std::vector<double>, Gathered::Members>> Gathered::alike() const {
-  std::map<std::vector<double>, std::vector<std::size_t>> members;
-  std::vector<double> last, values(numbers_);
+  // By their bits, which have an order where numbers, NaN among them, have none.
+  std::map<std::vector<std::uint64_t>, std::vector<std::size_t>> members;
+  std::vector<std::uint64_t> last, bits(numbers_);
   std::vector<std::size_t>* same = nullptr;
   for (std::size_t i = 0; i < size(); ++i) {
-    for (std::size_t k = 0; k < numbers_; ++k) values[k] = number(i, k).value;
-    if (same == nullptr || values != last) same = &members[last = values];
+    for (std::size_t k = 0; k < numbers_; ++k) bits[k] = std::bit_cast<std::uint64_t>(number(i, k).value);
+    if (same == nullptr || bits != last) same = &members[last = bits];
     same->push_back(i);
   }
-  if (members.size() == 1) return {{last, std::nullopt}};
-  return {members.begin(), members.end()};
+  std::vector<std::pair<std::vector<double>, Members>> groups;
+  for (auto& [key, indices] : members) {
+    std::vector<double> values;
+    for (const std::uint64_t word : key) values.push_back(std::bit_cast<double>(word));
+    groups.emplace_back(std::move(values), members.size() == 1 ? Members() : std::move(indices));
+  }
+  return groups;
 }
 
 Gathered::Number Gathered::look_at(const py::object& object) const {
   if (!object) return {};
   const std::optional<View> view = exchange_.view(object);
-  if (view && view->size == 1 && view->array.number == number_f32) {
-    auto* const address = static_cast<float*>(view->array.data);
-    return {address, static_cast<double>(*address)};
+  if (!view || view->size != 1) throw py::type_error("the numbers of a state must be tensors of one element");
+  switch (view->array.number) {
+    case number_f32:
+      return {view->array, static_cast<double>(*static_cast<const float*>(view->array.data))};
+    case number_f64:
+      return {view->array, *static_cast<const double*>(view->array.data)};
+    default:
+      throw py::type_error("the numbers of a state must be float32 or float64");
   }
-  return {nullptr, py::float_(object)};
 }
 
 void Gathered::fill(std::size_t k, const Members& members, double value) const {
   for_each(members, [&](std::size_t i) {
-    if (float* const address = number(i, k).address; address != nullptr)
-      *address = static_cast<float>(value);
+    const Array& array = number(i, k).array;
+    if (array.number == number_f32)
+      *static_cast<float*>(array.data) = static_cast<float>(value);
     else
-      object(i, 2 + slots_ + k).attr("fill_")(value);
+      *static_cast<double*>(array.data) = value;
   });
 }
 

@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -62,9 +61,9 @@ class Gathered {
   }
 
  private:
-  /// A tensor of one element, its address known where that is a float, or a number of Python.
+  /// A tensor of one element, in float32 or float64.
   struct Number {
-    float* address = nullptr;
+    Array array{};
     double value = 0;
   };
 

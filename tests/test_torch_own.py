@@ -153,6 +153,101 @@ def test_the_package_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+# --- What is easily wrong without a sign of it ---
+
+
+def sparse() -> Any:
+    return torch.sparse_coo_tensor([[1, 2]], torch.ones(2, 2), (4, 2), check_invariants=False)
+
+
+def test_tied_parameters_are_noticed_through_copies_of_their_rows() -> None:
+    w = torch.ones(4, 2)
+    a, b = torch.nn.Parameter(w), torch.nn.Parameter(w)
+    a.grad, b.grad = sparse(), torch.ones(4, 2)
+    with pytest.raises(ValueError, match="share"):
+        ft.SGD([a, b], lr=1.0).step()
+    assert torch.equal(w, torch.ones(4, 2))
+
+
+def test_tied_parameters_are_noticed_through_conjugates() -> None:
+    w = torch.ones(4, dtype=torch.complex64)
+    a, b = torch.nn.Parameter(w.conj()), torch.nn.Parameter(w)
+    a.grad = b.grad = torch.ones_like(w)
+    with pytest.raises(ValueError, match="share"):
+        ft.SGD([a, b], lr=1.0).step()
+    assert torch.equal(w, torch.ones(4, dtype=torch.complex64))
+
+
+def test_shared_state_is_noticed_though_it_is_copied() -> None:
+    a, b = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    a.grad = b.grad = torch.ones(3)
+    optimizer = ft.SGD([a, b], lr=1.0, momentum=1.0)
+    optimizer.state[a]["momentum_buffer"] = optimizer.state[b]["momentum_buffer"] = torch.zeros(6)[::2]
+    with pytest.raises(ValueError, match="share"):
+        optimizer.step()
+    assert torch.equal(a, torch.ones(3))
+
+
+def test_a_gradient_in_another_parameter_beside_one_that_is_copied() -> None:
+    a, b = torch.nn.Parameter(torch.ones(4, 4)[:, ::2]), torch.nn.Parameter(torch.ones(3))
+    a.grad, b.grad = torch.ones(4, 2), b.detach()
+    ft.SGD([a, b], lr=0.5).step()
+    assert torch.equal(b, torch.full((3,), 0.5))
+    assert torch.equal(a, torch.full((4, 2), 0.5))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_scalar_that_is_nan_stays_with_its_parameter(first: int) -> None:
+    p = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = ft.Eve(p, lr=0.1)
+    for loss, stepping in ((float("nan"), p[first : first + 1]), (2.0, p[1 - first :][:1]), (1.5, p)):
+        for q in p:
+            q.grad = torch.ones(3) if any(q is other for other in stepping) else None
+        optimizer.step(lambda loss=loss: loss)
+    assert p[first].isnan().all()
+    assert p[1 - first].isfinite().all()
+
+
+def test_a_count_that_is_no_tensor_is_an_error_before_anything_is_written() -> None:
+    a, b = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    a.grad = b.grad = torch.ones(3)
+    optimizer = ft.Adam([a, b])
+    optimizer.step()
+    before = a.detach().clone()
+    optimizer.state[b]["step"] = 1.0
+    with pytest.raises(TypeError, match="tensors of one element"):
+        optimizer.step()
+    assert torch.equal(a, before)
+    assert optimizer.state[a]["step"] == 1
+
+
+def test_steps_in_inference_mode() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = ft.Eve([p], lr=0.1)
+    with torch.inference_mode():
+        optimizer.step(lambda: 1.0)
+    optimizer.step(lambda: 1.0)
+    assert optimizer.state[p]["step"] == 2
+
+
+def test_differentiable_is_refused_when_it_comes_later() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = ft.Adam([p])
+    optimizer.param_groups[0]["differentiable"] = True
+    with pytest.raises(ValueError, match="differentiable"):
+        optimizer.step()
+
+
+def test_a_subclass_shows_its_own_arguments() -> None:
+    class Mine(ft.Adam):  # type: ignore[misc]
+        def __init__(self, params: Any, speed: float = 1.0) -> None:
+            super().__init__(params, lr=speed)
+
+    assert list(inspect.signature(Mine).parameters) == ["params", "speed"]
+
+
 # --- Gradients released ---
 
 

@@ -5,10 +5,11 @@ Each class says how torch's hyperparameters and state are called by the rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from .. import update_rules
 from .fused import Fused, number
@@ -252,6 +253,9 @@ class ASGD(Fused, torch.optim.ASGD):
     """
 
     rule = rules["ASGD"]
+
+    def make_state(self, parameters: Iterable[Tensor]) -> None:
+        """Leave it to the first step, with whose lr eta begins."""
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         return {

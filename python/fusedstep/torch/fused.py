@@ -27,6 +27,7 @@ from .distributed import global_norm
 from .lending import FLOATS, Loan
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
+NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
 DOUBLE = (torch.float64, torch.complex128)
 KEYWORDS = {"clip_norm": None, "state_dtype": None, "unscale_in_step": False}
 
@@ -82,6 +83,10 @@ class Fused(torch.optim.Optimizer):
         super().__init_subclass__()
         if "rule" in vars(cls):
             cls._defaults = {name: field.default for name, field in cls.rule._fields.items()}
+        if "__init__" in vars(cls) and "rule" not in vars(cls):  # a user's class, with arguments of its own
+            own = list(inspect.signature(cls.__init__).parameters.values())
+            cls.__signature__ = inspect.Signature(own[1:])  # type: ignore[attr-defined]
+            return
         origin = next(base for base in cls.__mro__ if base.__module__.startswith("torch.optim"))
         if origin is not torch.optim.Optimizer:
             cls.__signature__ = signature(list(inspect.signature(origin).parameters.values()))  # type: ignore[attr-defined]
@@ -119,7 +124,8 @@ class Fused(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient, and return what `closure` does.
 
-        closure: computes the loss again, with its gradients, before the step. Default None.
+        closure: computes the loss again, with its gradients, before the step. Default None. Raises
+        RuntimeError while another thread steps, and what the class says.
         """
         loss = None
         if closure is not None:
@@ -151,9 +157,9 @@ class Fused(torch.optim.Optimizer):
         batches: list[Batch] = []
         new: list[tuple[Tensor, State]] = []
         for group, params in parameters:
-            gathered, completed = gather(plan, self._form(), self._evaluated(group), params, self.state)
+            gathered, made = gather(plan, self._form(), self._evaluated(group), params, self.state)
             batches += gathered
-            new += completed
+            new += made
         if not batches:
             self.grad_norm = None if self.clip_norm is None else 0.0
             return
@@ -186,6 +192,8 @@ class Fused(torch.optim.Optimizer):
         return 1.0 if scale is None else 1 / number(scale), found_inf is not None and bool(found_inf)
 
     def _evaluated(self, group: dict[str, Any]) -> dict[str, Any]:
+        if group.get("differentiable"):
+            raise ValueError(NOT_DIFFERENTIABLE)
         return {**self._defaults, **self.hyperparameters(group)}
 
     def _form(self) -> Form:
@@ -215,7 +223,7 @@ class Fused(torch.optim.Optimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         if group.get("differentiable"):
-            raise ValueError("differentiable=True is not possible: autograd does not see the kernels")
+            raise ValueError(NOT_DIFFERENTIABLE)
         for p in group["params"]:
             if p.device.type != "cpu":
                 raise ValueError(f"{self._label(p)} is on {p.device}; this optimizer is for the CPU")
@@ -253,8 +261,11 @@ class Fused(torch.optim.Optimizer):
         for key, value in state.items():
             if value is None:  # torch's SGD before its first step
                 continue
-            if not isinstance(value, Tensor) or key in numbers:
-                yield key, value if isinstance(value, Tensor) else self.state[p][key]
+            if not isinstance(value, Tensor):
+                yield key, self.state[p][key]  # of which torch makes a tensor where it knows it
+                continue
+            if key in numbers:
+                yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
                 continue
             fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
             dtype = form.kept_as(p) if self.state_dtype is not None or not fits else value.dtype

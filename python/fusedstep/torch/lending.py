@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -32,6 +33,7 @@ class Entry:
     """A parameter of a step, and the tensors that are stepped in its place."""
 
     owner: Tensor
+    own_state: list[Tensor]
     p: Tensor
     g: Any
     state: list[Tensor]
@@ -50,7 +52,8 @@ class Loan:
     def take(self, plan: _core.TensorPlan) -> None:
         """Have `plan` take the tensors; an error, naming the parameter, if they cannot be stepped."""
         batches = [(batch.kernel.name, batch.found, batch.members) for batch in self._batches]
-        for remedy in (self._see, self._copy):
+        # Twice a copy: what a gradient shares is known when all parameters and state are found.
+        for remedy in (self._see, self._copy, self._copy):
             odd, odd_gradients = plan.take(batches)
             if not odd and not odd_gradients:
                 break
@@ -58,12 +61,26 @@ class Loan:
             for (k, i), entry in self._entries.items():
                 self._batches[k].found.replace(i, entry.p, entry.g, entry.state)
         else:
-            if any(plan.take(batches)):
-                raise RuntimeError("tensors that the kernels cannot use")
-            check_disjoint((self._label(p), _memory(p)) for p in self.parameters())  # the plan saw copies
+            for position in chain(*plan.take(batches)):
+                raise RuntimeError(f"{self._label(self._entry(position).owner)} cannot be stepped")
+        if self._give_back:  # the plan does not see what it has copies of
+            self._check_disjoint()
         if shared := plan.overlap():
             one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
+
+    def _check_disjoint(self) -> None:
+        memory = [(self._label(p), _memory(p)) for p in self.parameters()]
+        for k, batch in enumerate(self._batches):
+            owners = batch.found.parameters(batch.members)
+            for slot in range(batch.slots):
+                for i, state in enumerate(batch.found.state(slot, batch.members)):
+                    entry = self._entries.get((k, i if batch.members is None else batch.members[i]))
+                    owner, tensor = (
+                        (owners[i], state) if entry is None else (entry.owner, entry.own_state[slot])
+                    )
+                    memory.append((f"{self._label(owner)}, state {slot},", _memory(tensor)))
+        check_disjoint(memory)
 
     def parameters(self) -> list[Tensor]:
         """All parameters of the step themselves."""
@@ -88,17 +105,18 @@ class Loan:
             k, i = position
             found, slots = self._batches[k].found, self._batches[k].slots
             (p,), (g,) = found.parameters([i]), found.gradients([i])
-            self._entries[position] = Entry(p, p, g, [found.state(slot, [i])[0] for slot in range(slots)])
+            state = [found.state(slot, [i])[0] for slot in range(slots)]
+            self._entries[position] = Entry(p, state, p, g, state)
         return self._entries[position]
 
-    # The first remedy: another view of the same memory.
+    # The first remedy: another view, if possible of the same memory.
 
     @torch.no_grad()
     def _see(self, odd: list[Position], odd_gradients: list[Position]) -> None:
         for position in (*odd, *odd_gradients):
             entry, batch = self._entry(position), self._batches[position[0]]
             label = self._label(entry.owner)
-            _check(label, entry.p, entry.g)
+            _check_device(label, entry.p, entry.g)
             if entry.g.layout is torch.strided:
                 entry.g = _real(local_gradient(entry.p, entry.g))
                 see = self._seen
@@ -134,7 +152,7 @@ class Loan:
     @torch.no_grad()
     def _copy(self, odd: list[Position], odd_gradients: list[Position]) -> None:
         for position in odd:
-            _check_whole(self._label(self._entry(position).owner), self._entry(position))
+            _check_form(self._label(self._entry(position).owner), self._entry(position))
         for position in odd:
             entry = self._entry(position)
             entry.p = self._borrowed(entry.p)
@@ -152,7 +170,7 @@ class Loan:
         return copy
 
 
-def _check_whole(label: str, entry: Entry) -> None:
+def _check_form(label: str, entry: Entry) -> None:
     for tensor in (entry.p, *entry.state):
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{label} or its state has dtype {tensor.dtype}")
@@ -164,17 +182,18 @@ def _check_whole(label: str, entry: Entry) -> None:
             raise ValueError(f"{label} or its state has elements that share memory (an expanded view)")
 
 
-def _check(label: str, p: Tensor, g: Tensor) -> None:
+def _check_device(label: str, p: Tensor, g: Tensor) -> None:
     for tensor in (p, g):
         if tensor.device.type != "cpu":
             raise ValueError(f"{label} or its gradient is on {tensor.device}; this optimizer is for the CPU")
 
 
-def _memory(p: Tensor) -> Array:
-    """The memory of a parameter; NumPy does not know all of torch's numbers, but integers of their width."""
-    p = local(p).detach()
-    p = torch.view_as_real(p.resolve_conj()) if p.is_complex() else p
-    array: Array = p.view(INTEGERS[p.itemsize]).numpy()
+def _memory(tensor: Tensor) -> Array:
+    """The memory of a tensor; NumPy does not know all of torch's numbers, but integers of their width."""
+    tensor = local(tensor).detach()
+    tensor = tensor.conj() if tensor.is_conj() else tensor
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    array: Array = tensor.view(INTEGERS[tensor.itemsize]).numpy(force=tensor.is_neg())
     return array
 
 

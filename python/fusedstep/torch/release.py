@@ -18,11 +18,12 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
     So gradients never are in memory all together; what they needed is free for larger batches or models.
     `optimizer.step()` and `zero_grad()` may stay in the training loop, they find nothing to do. Each backward
     pass is a step: there is no accumulation over several, no clipping by a norm that is known only
-    afterwards, no loss scaling, and no rule that needs the loss.
+    afterwards, no loss scaling, no rule that needs the loss, and the optimizer's step hooks are called by
+    `step()` alone.
 
-    model: a module or parameters, of which those that the optimizer has are stepped. Returns what ends it, by
-    ``close()`` or as a context. Raises TypeError if the optimizer is not of this package, ValueError if it
-    clips, if its rule needs the loss, or if none of its parameters are in the model.
+    model: a module or parameters, of which those that the optimizer has now are stepped. Returns what ends
+    it, by ``close()`` or as a context. Raises TypeError if the optimizer is not of this package, ValueError
+    if it clips, if its rule needs the loss, or if none of its parameters are in the model.
     """
     if not isinstance(optimizer, Fused):
         raise TypeError(f"optimizer must be of fusedstep.torch, not {type(optimizer).__name__}")
