@@ -413,10 +413,11 @@ def test_without_skipping_it_spreads(backend: Any, rule: str, value: float) -> N
     start = copied(run.params)
     assert run.step(grads) == (None, False)
     assert run.opt.t == 1
-    assert not np.isfinite(run.params["large"][_core.tile])
+    spreads = rule != "Rprop" or math.isnan(value)  # of an infinity Rprop takes the sign
+    assert np.isfinite(run.params["large"][_core.tile]) != spreads
     for name, p in run.params.items():
         finite = np.isfinite(p)
-        assert (~finite).sum() == (name == "large")
+        assert (~finite).sum() == (name == "large" and spreads)
         assert (p[finite] != start[name][finite]).mean() > 0.99
 
 
@@ -434,13 +435,13 @@ def test_large_gradients_are_not_skipped(backend: Any, rule: str, kind: str) -> 
     """Their squares overflow; their norm does not."""
     values = np.array(LARGE[kind]).astype(DTYPES[kind])
     for count in (1, len(values)):
-        params = {"a": np.ones(count, DTYPES[kind]), "b": np.ones(9, DTYPES[kind])}
+        params = {"a": np.ones(count, DTYPES[kind]), "b": np.zeros(9, DTYPES[kind])}
         opt = fs.rules[rule](params, lr=0.1, backend=backend)
         grads = {"a": values[:count], "b": np.ones(9, DTYPES[kind])}
         result = opt.step(grads, skip_nonfinite=True, loss=1.0)
         assert not result.skipped
         assert opt.t == 1
-        assert (params["b"] != 1).all()
+        assert (params["b"] != 0).all()
         assert result.grad_norm == pytest.approx(norm_of(grads.values()), rel=1e-14)
         flat = [float(x) for g in grads.values() for x in g]
         assert result.grad_norm == pytest.approx(math.hypot(*flat), rel=1e-14)

@@ -290,7 +290,7 @@ def trained(
 
 def assert_kept(result: dict[str, Array], kept: str, state: str) -> None:
     for name, array in result.items():
-        assert array.dtype == DTYPES[kept if name[0] == "p" else state], name
+        assert array.dtype == DTYPES[kept if name.rstrip("0123456789") == "p" else state], name
 
 
 @pytest.mark.parametrize("mix", MIXES, ids="-".join)
