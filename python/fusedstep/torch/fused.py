@@ -22,7 +22,7 @@ from ..average import average
 from ..hyperparameters import checked_number
 from ..optimizer import Optimizer as Rule
 from ..step import LIMIT, clip_coefficient
-from .batch import STEPS, Batch, Form, State, completed, gather
+from .batch import Batch, Form, State, completed, gather
 from .distributed import global_norm
 from .lending import FLOATS, Loan
 
@@ -168,7 +168,7 @@ class Fused(torch.optim.Optimizer):
             if self.clip_norm is not None
             else []
         )
-        loan = Loan(batches, self._label)
+        loan = Loan(batches, self._labels)
         loan.take(plan)
         norm = None
         if self.clip_norm is not None:
@@ -201,16 +201,15 @@ class Fused(torch.optim.Optimizer):
             self.rule, self.state_names, self.counted, self.scalar_dtype, self.state_dtype, self.steps_rows
         )
 
-    def _label(self, p: Tensor) -> str:
-        for k, group in enumerate(self.param_groups):
-            for i, other in enumerate(group["params"]):
-                if other is p:
-                    return (
-                        f"parameter {group['param_names'][i]!r}"
-                        if "param_names" in group
-                        else f"parameter {i} of group {k}"
-                    )
-        return f"a parameter of shape {tuple(p.shape)}"
+    def _labels(self) -> dict[Tensor, str]:
+        """What an error calls each parameter."""
+        return {
+            p: f"parameter {group['param_names'][i]!r}"
+            if "param_names" in group
+            else f"parameter {i} of group {k}"
+            for k, group in enumerate(self.param_groups)
+            for i, p in enumerate(group["params"])
+        }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does; an error if its parameters cannot be stepped here."""
@@ -224,13 +223,14 @@ class Fused(torch.optim.Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         if group.get("differentiable"):
             raise ValueError(NOT_DIFFERENTIABLE)
+        labels = self._labels()
         for p in group["params"]:
             if p.device.type != "cpu":
-                raise ValueError(f"{self._label(p)} is on {p.device}; this optimizer is for the CPU")
+                raise ValueError(f"{labels[p]} is on {p.device}; this optimizer is for the CPU")
             if p.layout is not torch.strided:
-                raise ValueError(f"{self._label(p)} has layout {p.layout}; it must be strided")
+                raise ValueError(f"{labels[p]} has layout {p.layout}; it must be strided")
             if p.dtype not in FLOATS + COMPLEX:
-                raise TypeError(f"{self._label(p)} has dtype {p.dtype}; it must be a float or complex")
+                raise TypeError(f"{labels[p]} has dtype {p.dtype}; it must be a float or complex")
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what this class or torch's has saved, as torch does, but keep the precision of state.
@@ -257,14 +257,13 @@ class Fused(torch.optim.Optimizer):
 
     def _restored(self, p: Tensor, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         form = self._form()
-        numbers = {STEPS, *map(form.key, self.rule.scalars)}
         for key, value in state.items():
             if value is None:  # torch's SGD before its first step
                 continue
             if not isinstance(value, Tensor):
                 yield key, self.state[p][key]  # of which torch makes a tensor where it knows it
                 continue
-            if key in numbers:
+            if key in form.number_keys:
                 yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
                 continue
             fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)

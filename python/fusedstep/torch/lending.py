@@ -7,9 +7,9 @@ still does not fit is copied for the step, and a parameter or state so copied is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -42,10 +42,10 @@ class Entry:
 class Loan:
     """The tensors of a step in a form in which the kernels take them."""
 
-    def __init__(self, batches: Sequence[Batch], label: Callable[[Tensor], str]) -> None:
-        """`label` is what an error calls a parameter."""
+    def __init__(self, batches: Sequence[Batch], labels: Callable[[], Mapping[Tensor, str]]) -> None:
+        """`labels` says what an error calls each parameter."""
         self._batches = batches
-        self._label = label
+        self._make_labels = labels
         self._entries: dict[Position, Entry] = {}
         self._give_back: list[GiveBack] = []
 
@@ -69,29 +69,46 @@ class Loan:
             one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
 
+    @cached_property
+    def _labels(self) -> Mapping[Tensor, str]:
+        return self._make_labels()
+
+    def _label(self, p: Tensor) -> str:
+        return self._labels.get(p, f"a parameter of shape {tuple(p.shape)}")
+
     def _check_disjoint(self) -> None:
-        memory = [(self._label(p), _memory(p)) for p in self.parameters()]
+        memory = []
         for k, batch in enumerate(self._batches):
-            owners = batch.found.parameters(batch.members)
+            owners = self._owners(k)
+            memory += [(self._label(p), _memory(p)) for p in owners]
             for slot in range(batch.slots):
-                for i, state in enumerate(batch.found.state(slot, batch.members)):
-                    entry = self._entries.get((k, i if batch.members is None else batch.members[i]))
-                    owner, tensor = (
-                        (owners[i], state) if entry is None else (entry.owner, entry.own_state[slot])
-                    )
-                    memory.append((f"{self._label(owner)}, state {slot},", _memory(tensor)))
+                states = batch.found.state(slot, batch.members)
+                for at, entry in self._lent(k):
+                    states[at] = entry.own_state[slot]
+                memory += [
+                    (f"{self._label(p)}, state {slot},", _memory(state))
+                    for p, state in zip(owners, states, strict=True)
+                ]
         check_disjoint(memory)
 
     def parameters(self) -> list[Tensor]:
         """All parameters of the step themselves."""
-        parameters = []
-        for k, batch in enumerate(self._batches):
-            taken = batch.found.parameters(batch.members)
-            for i, p in enumerate(taken) if self._entries else ():
-                entry = self._entries.get((k, i if batch.members is None else batch.members[i]))
-                taken[i] = p if entry is None else entry.owner
-            parameters += taken
-        return parameters
+        return [p for k in range(len(self._batches)) for p in self._owners(k)]
+
+    def _owners(self, k: int) -> list[Tensor]:
+        """The parameters of batch k themselves."""
+        batch = self._batches[k]
+        owners = batch.found.parameters(batch.members)
+        for at, entry in self._lent(k):
+            owners[at] = entry.owner
+        return owners
+
+    def _lent(self, k: int) -> Iterator[tuple[int, Entry]]:
+        """What of batch k is on loan, each with its place among the members."""
+        members = self._batches[k].members
+        for (batch, i), entry in self._entries.items():
+            if batch == k:
+                yield i if members is None else members.index(i), entry
 
     def give_back(self) -> None:
         """Bring the copies of parameters and state to where they belong."""
