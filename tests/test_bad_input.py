@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 import re
@@ -533,7 +534,6 @@ OUTSIDE: dict[str, list[Any]] = {
     "[1, inf)": [0, -1, 1 - 2**-53],
     "(-inf, inf)": [],
 }
-FIELDS = [(rule, name) for rule, cls in fs.rules.items() for name in cls._fields]
 
 
 def schedule_of_one(t: int) -> float:
@@ -555,14 +555,15 @@ def bad_settings(rule: str, name: str) -> list[tuple[Any, Error]]:
     return bad_values(rule, name) + ([] if schedulable else [(schedule_of_one, TypeError)])
 
 
-@pytest.mark.parametrize(("rule", "name"), FIELDS)
-def test_bad_hyperparameter_of_a_new_optimizer(backend: Any, rule: str, name: str) -> None:
+@pytest.mark.parametrize("rule", fs.rules)
+def test_bad_hyperparameter_of_a_new_optimizer(backend: Any, rule: str) -> None:
     p, q = np.ones(3), np.ones(4)
-    for value, error in bad_settings(rule, name):
-        with not_made([p, q], error, rf"\b{name} must be"):
-            fs.rules[rule]([p, q], backend=backend, **{name: value})
-        with not_made([p, q], error, rf"\b{name} must be"):
-            fs.rules[rule]([{"params": p}, {"params": q, name: value}], backend=backend)
+    for name in fs.rules[rule]._fields:
+        for value, error in bad_settings(rule, name):
+            with not_made([p, q], error, rf"\b{name} must be"):
+                fs.rules[rule]([p, q], backend=backend, **{name: value})
+            with not_made([p, q], error, rf"\b{name} must be"):
+                fs.rules[rule]([{"params": p}, {"params": q, name: value}], backend=backend)
 
 
 def by_attribute(opt: Any, name: str, value: Any) -> None:
@@ -590,7 +591,24 @@ def by_checkpoint(opt: Any, name: str, value: Any) -> None:
 WAYS = [by_attribute, by_group, by_checkpoint]
 
 
-@pytest.mark.parametrize(("rule", "name"), FIELDS)
+def of_each_range() -> Iterator[tuple[str, str]]:
+    """A hyperparameter of each range in some rules, and of those ranges that only others have."""
+    seen: set[Any] = set()
+    for rules in (RULES, fs.rules):
+        found: dict[Any, tuple[str, str]] = {}
+        for rule in rules:
+            for name, field in fs.rules[rule]._fields.items():
+                values = field.interval and (field.interval.text, field.interval.fixed)
+                if values not in seen:
+                    found.setdefault((rule if rules is RULES else "", values), (rule, name))
+        yield from found.values()
+        seen = {values for _, values in found}
+
+
+OF_EACH_RANGE = list(of_each_range())
+
+
+@pytest.mark.parametrize(("rule", "name"), OF_EACH_RANGE)
 @pytest.mark.parametrize("way", WAYS)
 def test_bad_hyperparameter_set(backend: Any, rule: str, name: str, way: Callable[..., None]) -> None:
     runs = pair(rule, backend, "groups")
@@ -599,22 +617,30 @@ def test_bad_hyperparameter_set(backend: Any, rule: str, name: str, way: Callabl
             way(run.opt, name, value)
 
 
-SCHEDULABLE = [
-    (rule, name)
-    for rule, name in FIELDS
-    if (interval := fs.rules[rule]._fields[name].interval) and not interval.fixed
-]
+@pytest.mark.parametrize("rule", fs.rules)
+def test_every_hyperparameter_is_checked_when_set(rule: str) -> None:
+    """By what checks that of a new optimizer, so that one value shows it."""
+    runs = pair(rule, "native", "groups")
+    for name, way in itertools.product(fs.rules[rule]._fields, WAYS):
+        value, error = bad_settings(rule, name)[-1]
+        with refused(runs, error, rf"\b{name} must be") as run:
+            way(run.opt, name, value)
 
 
-@pytest.mark.parametrize(("rule", "name"), SCHEDULABLE)
-def test_bad_value_of_a_schedule(backend: Any, rule: str, name: str) -> None:
-    """Every group has the schedule; in the last one it goes wrong."""
+def schedulable(rule: str) -> list[str]:
+    fields = fs.rules[rule]._fields.items()
+    return [name for name, field in fields if field.interval and not field.interval.fixed]
+
+
+def tried(backend: Any, rule: str, name: str) -> Callable[[Any, Error], None]:
+    """Checks that a value of a schedule is refused: every group has one; in the last one it goes wrong."""
     good = fs.rules[rule]._fields[name].default
     runs = pair(rule, backend, "groups", **{name: Schedule(good)})
     for run in runs:
         run.opt.groups[-1][name] = Schedule(good)
     schedule = runs[0].opt.groups[-1][name]
-    for value, error in [*bad_values(rule, name), (schedule_of_one, TypeError)]:
+
+    def is_refused(value: Any, error: Error) -> None:
         t = runs[0].opt.t + 1
         with refused(runs, error, rf"\b{name}\({t}\) must be") as run:
             schedule.value = value
@@ -622,6 +648,21 @@ def test_bad_value_of_a_schedule(backend: Any, rule: str, name: str) -> None:
                 run.step()
             finally:
                 schedule.value = good
+
+    return is_refused
+
+
+@pytest.mark.parametrize(("rule", "name"), [(r, name) for r, name in OF_EACH_RANGE if name in schedulable(r)])
+def test_bad_value_of_a_schedule(backend: Any, rule: str, name: str) -> None:
+    is_refused = tried(backend, rule, name)
+    for value, error in [*bad_values(rule, name), (schedule_of_one, TypeError)]:
+        is_refused(value, error)
+
+
+@pytest.mark.parametrize("rule", fs.rules)
+def test_every_schedule_is_checked(rule: str) -> None:
+    for name in schedulable(rule):
+        tried("native", rule, name)(math.nan, ValueError)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -648,7 +689,7 @@ def test_number_that_no_float_can_hold(backend: Any, value: int) -> None:
             run.offer(run.form(run.gradients()), **{name: value})
 
 
-@pytest.mark.parametrize("rule", fs.rules)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["nope", "params", "LR", "t", "kernel", "self"])
 def test_unknown_hyperparameter(backend: Any, rule: str, name: str) -> None:
     p, q = np.ones(3), np.ones(4)
@@ -907,14 +948,22 @@ def test_no_checkpoint(backend: Any, bad: Any) -> None:
         run.opt.load_state_dict(bad)
 
 
+@pytest.fixture(scope="module")
+def checkpoints() -> dict[str, dict[str, Any]]:
+    """One of every rule."""
+    return {rule: Run(rule, "native").opt.state_dict() for rule in fs.rules}
+
+
 @pytest.mark.parametrize("rule", fs.rules)
-def test_checkpoint_of_another_rule(backend: Any, rule: str) -> None:
-    for other in fs.rules:
+def test_checkpoint_of_another_rule(rule: str, checkpoints: dict[str, dict[str, Any]]) -> None:
+    run = Run(rule, "native")
+    before = run.bits()
+    for other, saved in checkpoints.items():
         if other != rule:
-            saved = Run(other, backend).opt.state_dict()
             match = re.escape(f"checkpoint is of {other}, the optimizer is {rule}")
-            with refused(pair(rule, backend), ValueError, match) as run:
+            with pytest.raises(ValueError, match=match):
                 run.opt.load_state_dict(saved)
+    assert run.bits() == before
 
 
 @pytest.mark.parametrize("form", ["sequence", "groups", "groups of sequences"])

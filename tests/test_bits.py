@@ -1,19 +1,20 @@
 """The numeric promise: one result, to the bit, whatever runs.
 
 Native equals the NumPy reference for every rule, option, dtype, instruction set, number of threads, length,
-alignment, split and order; with NaN, infinities and denormals; over several steps.
+alignment, split and order; with NaN, infinities and denormals; over several steps. Every rule meets all its
+options; every kernel all else, and coefficients that no options would give it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusedstep as fs
+from choices import COMMON, KERNELS, id_of, kernel_of, variants
 from exactly import assert_same, guarded, same_bits
 from fusedstep import _core
 from fusedstep.average import average
@@ -23,48 +24,10 @@ Array = np.ndarray[Any, Any]
 DTYPES = [np.float32, np.float64]
 THREADS = [1, 2, 3]
 LENGTHS = [0, 1, 2, 17, 127, 1009, _core.tile - 1, _core.tile, _core.tile + 1, 3 * _core.tile + 7]
+FEW_LENGTHS = [0, 1, 17, _core.tile - 1, _core.tile + 1, 3 * _core.tile + 7]
 LOSSES = [2.0, 1.5, 1.7, 0.2, 0.2]
-
-ALTERNATIVES: dict[str, Any] = {
-    "[0, inf)": lambda default: 3 * default if default else 0.03,
-    "[0, 1)": lambda default: 0.75 if default else 0.5,
-    "[1, inf)": lambda _: 2.0,
-    "(-inf, inf)": lambda default: default - 1,
-}
-
-
-def alternative(field: Any) -> Any:
-    """Another value than the default."""
-    return ALTERNATIVES[field.interval.text](field.default) if field.interval else not field.default
-
-
-def variants(cls: type[fs.Optimizer]) -> Iterator[dict[str, Any]]:
-    """The defaults, and every hyperparameter and every pair of them at another value."""
-    yield {}
-    others = {name: alternative(field) for name, field in cls._fields.items()}
-    for names in itertools.chain(itertools.combinations(others, 1), itertools.combinations(others, 2)):
-        yield {name: others[name] for name in names}
-
-
-def kernel_variants() -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each kernel one rule and options that choose it, plain and with coupled decay."""
-    seen = set()
-    for name, cls in fs.rules.items():
-        for options in variants(cls):
-            kernel = cls(np.zeros(1), **options).groups[0].kernel
-            coupled = "l1" in options or "l2" in options
-            if (kernel.name, coupled) not in seen:
-                seen.add((kernel.name, coupled))
-                yield name, options
-
-
-KERNELS = list(kernel_variants())
-
-
-def id_of(value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={item:g}" for key, item in value.items()) or "default"
-    return str(getattr(value, "__name__", value))
+# The kernels have other code for coupled decay, which is among the common options.
+COUPLING: dict[str, dict[str, Any]] = {"plain": {}, "all options": COMMON}
 
 
 def normal(seed: int, n: int, dtype: Any) -> Array:
@@ -108,46 +71,114 @@ def trained(
     return result
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
-@pytest.mark.parametrize(
-    ("rule", "options"), [(name, o) for name, cls in fs.rules.items() for o in variants(cls)], ids=id_of
-)
-def test_native_equals_reference(rule: str, options: dict[str, Any], dtype: Any) -> None:
-    """Every rule and option; all lengths in one call."""
-    start = [normal(n, n, dtype) for n in LENGTHS]
-    gradients = [[normal(n + t, n, dtype) for n in LENGTHS] for t in range(1, 4)]
+def engines(turn: int) -> list[tuple[str, int]]:
+    """Every instruction set, each with another number of threads; the next turn gives them others."""
+    return [(isa, THREADS[(turn + i) % len(THREADS)]) for i, isa in enumerate(fs.info()["isas"])]
+
+
+def use(isa: str, threads: int) -> None:
+    fs.use_isa(isa)
+    fs.set_num_threads(threads)
+
+
+def assert_native_is_reference(rule: str, options: dict[str, Any], lengths: list[int], on: Any) -> None:
+    """Tensors of these lengths and of all dtypes in one call, three steps, on each of the engines."""
+    sizes = [(n, dtype) for dtype in DTYPES for n in lengths]
+    start = [normal(n, n, dtype) for n, dtype in sizes]
+    gradients = [[normal(n + t, n, dtype) for n, dtype in sizes] for t in range(1, 4)]
     expected = trained(rule, options, [p.copy() for p in start], gradients, "numpy")
-    for isa, threads in itertools.product(fs.info()["isas"], THREADS):
-        fs.use_isa(isa)
-        fs.set_num_threads(threads)
+    for isa, threads in on:
+        use(isa, threads)
         assert_same(trained(rule, options, [p.copy() for p in start], gradients), expected, (isa, threads))
 
 
-@pytest.mark.parametrize("values", [normal, awkward], ids=id_of)
-@pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
+@pytest.mark.parametrize(
+    ("turn", "rule", "options"),
+    [(turn, rule, options) for rule in fs.rules for turn, options in enumerate(variants(rule))],
+    ids=id_of,
+)
+def test_every_option(turn: int, rule: str, options: dict[str, Any]) -> None:
+    """Every rule and option, on every instruction set with some number of threads."""
+    assert_native_is_reference(rule, options, FEW_LENGTHS, engines(turn))
+
+
+@pytest.mark.parametrize("coupling", COUPLING)
 @pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
-def test_length_and_alignment(rule: str, options: dict[str, Any], dtype: Any, values: Any) -> None:
-    """Every kernel on a single tensor of every length and offset, with sentinels on both sides."""
-    for n, offset in itertools.product(LENGTHS, [0, 1, 3]):
-        start, fixed = values(n, n, dtype), [values(n + t, n, dtype) for t in range(1, 6)]
-        expected = trained(rule, options, [start.copy()], [[g] for g in fixed], "numpy")
-        for isa, threads in itertools.product(fs.info()["isas"], THREADS):
-            fs.use_isa(isa)
-            fs.set_num_threads(threads)
-            p, p_intact = guarded(start, offset)
-            grads, intact = zip(*(guarded(g, 2 * offset) for g in fixed), strict=True)
-            assert_same(
-                trained(rule, options, [p], [[g] for g in grads]), expected, (isa, threads, n, offset)
-            )
-            assert p_intact()
-            assert all(check() for check in intact)
-            assert all(same_bits(g, original) for g, original in zip(grads, fixed, strict=True))
+def test_every_engine(rule: str, options: dict[str, Any], coupling: str) -> None:
+    """Every kernel and length, on every instruction set with every number of threads."""
+    everywhere = itertools.product(fs.info()["isas"], THREADS)
+    assert_native_is_reference(rule, options | COUPLING[coupling], LENGTHS, everywhere)
+
+
+@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
+def test_any_coefficients(
+    rule: str, options: dict[str, Any], coupling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field of the kernel is a number of its own, or 0, or 1, and the state is random too."""
+    cls, original = fs.rules[rule], fs.rules[rule].coefficients
+
+    def drawn(h: Any, t: int) -> dict[str, float]:
+        rng = np.random.default_rng(t)
+        numbers = original(h, t)
+        for name, number in numbers.items():
+            sign = 1 if number in {0, 1} else rng.choice([1, 1, 1, 1, -1])  # what is off or on is no less
+            numbers[name] = float(rng.choice([0, 1, *(sign * rng.uniform(0.1, 2, 5))]))
+        return numbers
+
+    monkeypatch.setattr(cls, "coefficients", staticmethod(drawn))
+    sizes = [(n, dtype) for dtype in DTYPES for n in (17, 1009)]
+    expected: list[dict[str, Array]] = []
+    for backend, isa in [("numpy", fs.info()["isa"]), *(("native", isa) for isa in fs.info()["isas"])]:
+        fs.use_isa(isa)
+        engine: Any = backend
+        parameters = [np.empty(n, dtype) for n, dtype in sizes]
+        opt = cls(parameters, backend=engine, **options, **COUPLING[coupling])
+        arrays = {f"p{i}": p for i, p in enumerate(parameters)}
+        arrays |= {f"{slot}{i}": a for i, slots in opt.state.items() for slot, a in slots.items()}
+        for t in range(1, 13):
+            for i, (name, array) in enumerate(arrays.items()):
+                values = normal(100 * t + i, len(array), array.dtype)
+                array[...] = values if name.startswith("p") else np.abs(values)
+            opt.step([normal(n + t, n, dtype) for n, dtype in sizes], loss=1.0)
+            result = {name: array.copy() for name, array in arrays.items()}
+            if backend == "numpy":
+                expected.append(result)
+            assert_same(result, expected[t - 1], (isa, t))
+    assert np.mean([np.isfinite(result["p3"]).mean() > 0.9 for result in expected]) > 0.25
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
+@pytest.mark.parametrize("coupling", COUPLING)
 @pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
-def test_split_and_order(rule: str, options: dict[str, Any], dtype: Any) -> None:
+def test_length_and_alignment(rule: str, options: dict[str, Any], coupling: str, dtype: Any) -> None:
+    """Every kernel on a single tensor of every length: ordinary numbers in place, awkward ones at an offset.
+
+    With sentinels on both sides.
+    """
+    options = options | COUPLING[coupling]
+    for turn, n in enumerate(LENGTHS):
+        for values, offset in ((normal, 0), (awkward, 3 if turn % 2 else 1)):
+            start, fixed = values(n, n, dtype), [values(n + t, n, dtype) for t in range(1, 4)]
+            expected = trained(rule, options, [start.copy()], [[g] for g in fixed], "numpy")
+            for isa, threads in engines(turn):
+                use(isa, threads)
+                p, p_intact = guarded(start, offset)
+                grads, intact = zip(*(guarded(g, 2 * offset) for g in fixed), strict=True)
+                assert_same(
+                    trained(rule, options, [p], [[g] for g in grads]), expected, (isa, threads, n, offset)
+                )
+                assert p_intact()
+                assert all(check() for check in intact)
+                assert all(same_bits(g, original) for g, original in zip(grads, fixed, strict=True))
+
+
+@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
+@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
+def test_split_and_order(rule: str, options: dict[str, Any], coupling: str, dtype: Any) -> None:
     """A tensor gives the same bits whole, in pieces, and with the pieces in another order."""
+    options = options | COUPLING[coupling]
     n = 2 * _core.tile + 345
     start, fixed = normal(0, n, dtype), [normal(t, n, dtype) for t in range(1, 4)]
     whole = trained(rule, options, [start.copy()], [[g] for g in fixed])
@@ -172,13 +203,6 @@ def test_denormals_are_kept(dtype: Any, isa: str) -> None:
     assert (p == -tiny).all()
 
 
-def test_dtypes_mix_in_one_call() -> None:
-    parameters = [normal(i, 1000, dtype) for i, dtype in enumerate(DTYPES * 3)]
-    gradients = [[normal(10 + i, 1000, dtype) for i, dtype in enumerate(DTYPES * 3)]]
-    expected = trained("Adam", {}, [p.copy() for p in parameters], gradients, "numpy")
-    assert_same(trained("Adam", {}, parameters, gradients), expected, None)
-
-
 def test_every_kernel_is_tested() -> None:
-    chosen = {fs.rules[name](np.zeros(1), **options).groups[0].kernel.name for name, options in KERNELS}
+    chosen = {kernel_of(rule, options).name for rule, options in KERNELS}
     assert chosen | {average.name} == set(_core.kernels())

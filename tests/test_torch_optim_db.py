@@ -191,9 +191,17 @@ def test_steps_like_torch(name: str, options: Options, dtype: Any) -> None:
     run_beside(name, dtype, options)
 
 
-@pytest.mark.parametrize("dtype", COMPLEX, ids=str)
 # torch's fused classes refuse complex numbers
-@pytest.mark.parametrize(("name", "options"), cases(without=("differentiable", "fused", "foreach")))
+@pytest.mark.parametrize(
+    ("name", "options", "dtype"),
+    [
+        pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}")
+        for dtype, chosen in zip(
+            COMPLEX, (cases(without=("differentiable", "fused", "foreach")), PLAIN), strict=True
+        )
+        for case in chosen
+    ],
+)
 def test_complex_steps_like_torch(name: str, options: Options, dtype: Any) -> None:
     assert INFOS[name].supports_complex
     run_beside(name, dtype, options)
@@ -329,10 +337,15 @@ def test_sparse_settings_of_the_table(name: str, kind: str, maximize: bool, dtyp
         assert_alike(ours, theirs, tolerance(name, dtype, {}), t)
 
 
-@pytest.mark.parametrize("number", [float, torch.tensor])
-@pytest.mark.parametrize(("name", "options"), PLAIN)
+@pytest.mark.parametrize(
+    ("name", "options", "number"),
+    [
+        *(pytest.param(*case.values, float, id=case.id) for case in PLAIN),
+        *(pytest.param(name, {}, torch.tensor, id=f"{name}-tensor") for name in NAMES),
+    ],
+)
 def test_older_checkpoints_load(name: str, options: Options, number: Any) -> None:
-    """Without the options its class got later, and with the count of steps as a number."""
+    """Without the options its class got later, and with the count of steps as a number, or as now."""
     dtype = torch.float64
     mine, reference = parameters_of(dtype), parameters_of(dtype)
     theirs = loop(name, reference, deepcopy(options))
