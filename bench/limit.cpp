@@ -1,26 +1,48 @@
-// The memory limit: the traffic of a step with next to no arithmetic, for bench/run.py.
+// The memory limit: the traffic of a pass with next to no arithmetic, for the benchmarks.
 //
-// limit_K reads K + 1 arrays and writes K of them, as a rule with K - 1 state slots does.
+// limit_T(w, r, n, threads, arrays) reads w + r arrays of n elements, and writes the first w of them.
+#include <array>
 #include <cstddef>
-#include <cstdint>
 
 namespace {
 
-template <class T, class... Array>
-void stream(std::ptrdiff_t n, int threads, const T* __restrict g, Array* __restrict... arrays) {
-#pragma omp parallel for simd num_threads(threads) schedule(static)
-  for (std::ptrdiff_t i = 0; i < n; ++i) ((arrays[i] += g[i]), ...);
+constexpr int most_written = 6, most_read = 6;
+
+template <class T, int written, int read>
+void stream(std::ptrdiff_t n, int threads, T* const* from) {
+  std::array<T*, written + read> arrays;
+  for (int k = 0; k < written + read; ++k) arrays[k] = from[k];
+  T total = 0;
+#pragma omp parallel for simd num_threads(threads) schedule(static) reduction(+ : total)
+  for (std::ptrdiff_t i = 0; i < n; ++i) {
+    T sum = 0;
+    for (int k = written; k < written + read; ++k) sum += arrays[k][i];
+    for (int k = 0; k < written; ++k) arrays[k][i] += sum;
+    if constexpr (written == 0) total += sum;
+  }
+  volatile T seen = total;
+  (void)seen;
+}
+
+template <class T, int written = 0, int read = 1>
+void choose(int w, int r, std::ptrdiff_t n, int threads, T* const* arrays) {
+  if constexpr (written > most_written) {
+    return;
+  } else if constexpr (read > most_read) {
+    choose<T, written + 1, 1>(w, r, n, threads, arrays);
+  } else if (w == written && r == read) {
+    stream<T, written, read>(n, threads, arrays);
+  } else {
+    choose<T, written, read + 1>(w, r, n, threads, arrays);
+  }
 }
 
 }  // namespace
 
-#define LIMIT(name, T)                                                                                  \
-  extern "C" void name(int arrays, std::ptrdiff_t n, int threads, const T* g, T* a, T* b, T* c, T* d) { \
-    if (arrays == 1) stream(n, threads, g, a);                                                          \
-    if (arrays == 2) stream(n, threads, g, a, b);                                                       \
-    if (arrays == 3) stream(n, threads, g, a, b, c);                                                    \
-    if (arrays == 4) stream(n, threads, g, a, b, c, d);                                                 \
-  }
+extern "C" void limit_f32(int w, int r, std::ptrdiff_t n, int threads, float* const* arrays) {
+  choose(w, r, n, threads, arrays);
+}
 
-LIMIT(limit_f32, float)
-LIMIT(limit_f64, double)
+extern "C" void limit_f64(int w, int r, std::ptrdiff_t n, int threads, double* const* arrays) {
+  choose(w, r, n, threads, arrays);
+}

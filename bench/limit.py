@@ -1,21 +1,60 @@
-"""The memory limit: a compiled loop with a rule's traffic and next to no arithmetic."""
+"""The memory limit: compiled loops with a rule's traffic and next to no arithmetic."""
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import inspect
 import os
 import subprocess
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import fusedstep as fs
+from fusedstep.kernel import Kernel
 
 SOURCE = Path(__file__).with_name("limit.cpp")
 BUILD = Path(__file__).parents[1] / "build" / "bench"
 FLAGS = ["-std=c++20", "-O3", "-fopenmp", "-shared", "-fPIC"]
+
+
+class Traffic(NamedTuple):
+    """What a pass moves: how many arrays it reads and writes, and how many it only reads."""
+
+    written: int
+    read: int
+
+    @property
+    def moves(self) -> int:
+        """How often an element is moved."""
+        return 2 * self.written + self.read
+
+
+def passes(kernel: Kernel) -> list[Traffic]:
+    """The passes of a rule's step, as its formulas have them."""
+    operands = {"p", "y", "g", *kernel.slots}
+    used, written = _names(kernel.update)
+    step = Traffic(len(operands & written), len(operands & (used - written)))
+    if kernel.measure is None:
+        return [step]
+    measured, _ = _names(kernel.measure)
+    return [Traffic(0, len(operands & measured)), step]
+
+
+def _names(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
+    """The names that a formula uses, and those of the arrays that it writes."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(body, ast.FunctionDef)
+    nodes = [node for statement in body.body for node in ast.walk(statement)]
+    written = [node.value for node in nodes if isinstance(node, ast.Subscript)]
+    return (
+        {node.id for node in nodes if isinstance(node, ast.Name)},
+        {node.id for node in written if isinstance(node, ast.Name)},
+    )
 
 
 def build() -> ctypes.CDLL:
@@ -29,16 +68,17 @@ def build() -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def stream(library: ctypes.CDLL, n: int, dtype: np.dtype[Any], slots: int) -> Callable[[], None]:
-    """A call that reads the arrays of a rule with so many state slots and writes all but the gradient."""
+def stream(
+    library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic]
+) -> Callable[[], None]:
+    """A call that does these passes over arrays of n elements."""
     run = {"f4": library.limit_f32, "f8": library.limit_f64}[dtype.str[1:]]
-    gradient = np.full(n, 1e-3, dtype)
-    arrays = [np.full(n, 1.0, dtype) for _ in range(1 + slots)]
-    addresses = [ctypes.c_void_p(array.ctypes.data) for array in (gradient, *arrays)]
-    unused = [None] * (3 - slots)
+    arrays = [np.full(n, 1e-3, dtype) for _ in range(max(written + read for written, read in traffic))]
+    addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
     def call() -> None:
-        run(len(arrays), ctypes.c_ssize_t(n), fs.get_num_threads(), *addresses, *unused)
+        for written, read in traffic:
+            run(written, read, ctypes.c_ssize_t(n), fs.get_num_threads(), addresses)
 
-    call.arrays = (gradient, *arrays)  # type: ignore[attr-defined]  # keeps them alive
+    call.arrays = arrays  # type: ignore[attr-defined]  # keeps them alive
     return call

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 import fusedstep as fs
+from fusedstep.kernel import Kernel
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,9 +36,9 @@ class Rule:
     switch: Mapping[str, bool] = field(default_factory=dict)  # chooses the rule in torch and optax
 
     @property
-    def slots(self) -> int:
-        """How many state arrays it keeps for a parameter."""
-        return len(fs.rules[self.fusedstep](np.zeros(1), **self.hyperparameters).groups[0].kernel.slots)
+    def kernel(self) -> Kernel:
+        """The update that the hyperparameters choose."""
+        return fs.rules[self.fusedstep](np.zeros(1), **self.hyperparameters).groups[0].kernel
 
 
 class UnavailableError(Exception):
@@ -195,7 +196,7 @@ class Numba:
         self.rule = rule
         self.shapes = [p.shape for p in parameters]
         self.parameters = [p.flatten() for p in parameters]
-        self.state = [[np.zeros_like(p) for _ in range(rule.slots)] for p in self.parameters]
+        self.state = [[np.zeros_like(p) for _ in rule.kernel.slots] for p in self.parameters]
         self.t = 0
 
     def give(self, gradients: list[Array]) -> None:

@@ -138,7 +138,7 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
     works: dict[str, Callable[[], object]] = {"fusedstep": ours.step}
     n = sum(map(math.prod, shapes))
     if setting.in_float32:
-        works["limit"] = limit.stream(library, n, np.dtype(np.float32), rule.slots)
+        works["limit"] = limit.stream(library, n, np.dtype(np.float32), limit.passes(rule.kernel))
     works |= {name: peer.step for name, peer in peers.items()}
     return {
         "case": case,

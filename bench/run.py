@@ -1,7 +1,8 @@
 """Every rule against pure NumPy and against the memory limit: ``python bench/run.py [--json FILE]``.
 
 ns/param and GB/s are of a native step; "x NumPy" is how many times longer the NumPy backend takes;
-"% of limit" is the time of a loop with the same traffic and next to no arithmetic, in percent of the step's.
+"% of limit" is the time of loops with the same traffic and next to no arithmetic, in percent of the step's:
+one loop for most rules, two for those that measure norms first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ DTYPES = ["float32", "float64"]
 SIZES = [10**4, 10**5, 10**6, 64 * 10**6]
 ROUNDS = 21
 NUMPY_ROUNDS = 3  # the ratio is large
+SWITCHES = {("momentum", 0): 0.9, ("lr_power", -0.5): -0.75}
+"""Numbers that choose another kernel than their default does."""
 
 ROW = (
     "| {rule} | {dtype} | {n:.2g} | {ns_per_parameter:.3f} | {gb_per_second:.1f} | {times_numpy:.1f}"
@@ -38,9 +41,9 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
     seen = {cls.update.name for cls in fs.rules.values()}
     for name, cls in fs.rules.items():
         switches: list[dict[str, Any]] = [
-            {field.name: True} if field.interval is None else {field.name: 0.9}
+            {field.name: True if field.interval is None else SWITCHES[field.name, field.default]}
             for field in cls._fields.values()
-            if field.interval is None or (field.name == "momentum" and field.default == 0)
+            if field.interval is None or (field.name, field.default) in SWITCHES
         ]
         for chosen in itertools.chain(*(itertools.combinations(switches, k) for k in (1, 2))):
             options = {key: value for switch in chosen for key, value in switch.items()}
@@ -59,15 +62,15 @@ def bench_rule(
     g = rng.standard_normal(n, dtype)
     native = fs.rules[name](p, **options)
     reference = fs.rules[name](p.copy(), **options, backend="numpy")
-    slots = len(native.groups[0].kernel.slots)
+    passes = limit.passes(native.groups[0].kernel)
     against_limit: Works = {
         "native": lambda: native.step(g, loss=1.0),
-        "limit": limit.stream(library, n, dtype, slots),
+        "limit": limit.stream(library, n, dtype, passes),
     }
     against_numpy: Works = {"native": against_limit["native"], "numpy": lambda: reference.step(g, loss=1.0)}
     seconds = measure.interleaved(against_limit, ROUNDS)
     slow = measure.interleaved(against_numpy, NUMPY_ROUNDS)
-    traffic = n * dtype.itemsize * (2 * (1 + slots) + 1)
+    traffic = n * dtype.itemsize * sum(step.moves for step in passes)
     return {
         "rule": " ".join(
             [name, *(key if value is True else f"{key}={value}" for key, value in options.items())]

@@ -48,8 +48,9 @@ def main() -> None:
         rng = np.random.default_rng(0)
         parameters = [rng.standard_normal(n, np.float32) for n in sizes]
         gradients = [0.1 * p for p in parameters]
-        step, n = partial(fs.Adam(parameters).step, gradients), sum(sizes)
-        stream = limit.stream(library, n, np.dtype(np.float32), slots=2)
+        optimizer, n = fs.Adam(parameters), sum(sizes)
+        step = partial(optimizer.step, gradients)
+        stream = limit.stream(library, n, np.dtype(np.float32), limit.passes(optimizer.groups[0].kernel))
         for count in threads():
             fs.set_num_threads(count)
             seconds = measure.interleaved({"step": step, "limit": stream}, ROUNDS)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <math.h>
+#include <stddef.h>
 
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
@@ -45,6 +46,15 @@ template <class T>
 inline T positive(T x) {
   return x < 0 ? T(0) : x;
 }
+
+/// What one element adds to sums over its tensor.
+template <size_t n>
+struct Terms {
+  static constexpr size_t count = n;
+  double of[n];
+};
+
+inline double square(double x) { return x * x; }
 
 }  // namespace
 }  // namespace fusedstep::FUSEDSTEP_ISA

@@ -138,13 +138,13 @@ void Gathered::replace(std::size_t i, const py::object& p, const py::object& g, 
   look(i);
 }
 
-std::vector<std::pair<std::vector<double>, Gathered::Members>> Gathered::alike() const {
+std::vector<std::pair<std::vector<double>, Gathered::Members>> Gathered::alike(std::size_t count) const {
   // By their bits, which have an order where numbers, NaN among them, have none.
   std::map<std::vector<std::uint64_t>, std::vector<std::size_t>> members;
-  std::vector<std::uint64_t> last, bits(numbers_);
+  std::vector<std::uint64_t> last, bits(count);
   std::vector<std::size_t>* same = nullptr;
   for (std::size_t i = 0; i < size(); ++i) {
-    for (std::size_t k = 0; k < numbers_; ++k) bits[k] = std::bit_cast<std::uint64_t>(number(i, k).value);
+    for (std::size_t k = 0; k < count; ++k) bits[k] = std::bit_cast<std::uint64_t>(number(i, k).value);
     if (same == nullptr || bits != last) same = &members[last = bits];
     same->push_back(i);
   }
@@ -171,14 +171,33 @@ Gathered::Number Gathered::look_at(const py::object& object) const {
   }
 }
 
+void Gathered::set(std::size_t i, std::size_t k, double value) const {
+  const Array& array = number(i, k).array;
+  if (array.number == number_f32)
+    *static_cast<float*>(array.data) = static_cast<float>(value);
+  else
+    *static_cast<double*>(array.data) = value;
+}
+
+std::vector<double> Gathered::values(std::size_t k, const Members& members) const {
+  std::vector<double> values;
+  for_each(members, [&](std::size_t i) { values.push_back(number(i, k).value); });
+  return values;
+}
+
 void Gathered::fill(std::size_t k, const Members& members, double value) const {
-  for_each(members, [&](std::size_t i) {
-    const Array& array = number(i, k).array;
-    if (array.number == number_f32)
-      *static_cast<float*>(array.data) = static_cast<float>(value);
-    else
-      *static_cast<double*>(array.data) = value;
-  });
+  for_each(members, [&](std::size_t i) { set(i, k, value); });
+}
+
+void Gathered::assign(std::size_t k, const Members& members, const std::vector<double>& values) const {
+  auto next = values.begin();
+  for_each(members, [&](std::size_t i) { set(i, k, *next++); });
+}
+
+std::vector<std::size_t> Gathered::sizes(const Members& members) const {
+  std::vector<std::size_t> sizes;
+  for_each(members, [&](std::size_t i) { sizes.push_back(tensors_[i].size); });
+  return sizes;
 }
 
 py::list Gathered::column(std::size_t kind, const Members& members) const {

@@ -35,11 +35,19 @@ class Gathered {
   /// Has other tensors stepped in the place of a parameter, its gradient and its state.
   void replace(std::size_t i, const py::object& p, const py::object& g, const py::list& state);
 
-  /// The parameters by equal numbers: the numbers, and whose they are.
-  std::vector<std::pair<std::vector<double>, Members>> alike() const;
+  /// The parameters by equal numbers, of which the first `count` are compared: the numbers, and whose they
+  /// are.
+  std::vector<std::pair<std::vector<double>, Members>> alike(std::size_t count) const;
 
-  /// Sets the k-th number of each.
+  /// The k-th number of each.
+  std::vector<double> values(std::size_t k, const Members& members) const;
+
+  /// Sets the k-th number of each to one value, or each to its own.
   void fill(std::size_t k, const Members& members, double value) const;
+  void assign(std::size_t k, const Members& members, const std::vector<double>& values) const;
+
+  /// How many elements each has.
+  std::vector<std::size_t> sizes(const Members& members) const;
 
   py::list parameters(const Members& members) const { return column(0, members); }
   py::list gradients(const Members& members) const { return column(1, members); }
@@ -50,7 +58,7 @@ class Gathered {
   const Tensor& tensor(std::size_t i) const { return tensors_[i]; }
   /// Whether they can step its memory, but for the gradient.
   bool fits(std::size_t i) const { return fits_[i]; }
-  bool gradient_fits(std::size_t i) const { return tensors_[i].g.data != nullptr || tensors_[i].size == 0; }
+  bool gradient_fits(std::size_t i) const { return tensors_[i].is_stepped(); }
 
   template <class Function>
   void for_each(const Members& members, const Function& function) const {
@@ -71,6 +79,7 @@ class Gathered {
   const Number& number(std::size_t i, std::size_t k) const { return numbers_of_[i * numbers_ + k]; }
   py::object& object(std::size_t i, std::size_t kind) { return objects_[i * kinds_ + kind]; }
   const py::object& object(std::size_t i, std::size_t kind) const { return objects_[i * kinds_ + kind]; }
+  void set(std::size_t i, std::size_t k, double value) const;
   py::list column(std::size_t kind, const Members& members) const;
   std::optional<View> view(const py::object& tensor) const;
   /// Looks where the elements are.

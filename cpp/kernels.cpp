@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "measure.hpp"
 #include "passes.hpp"
 #include "prologue.hpp"
 #include "rules.hpp"
@@ -27,12 +28,23 @@ Struct fill(const double* values) {
 }
 
 /// One kernel: the bare numbers and pointers of the table become the rule, its prologue and its state slots.
-template <template <class> class Prologue, template <class> class Rule, class P, class G, class S,
-          size_t... slot>
+template <template <class> class Prologue, template <class> class Rule, class P, class G, class... S>
 void run(const double* coefficients, size_t begin, size_t end, void* p, const void* g, void* const* state) {
   using T = typename Storage<P>::Arithmetic;
-  sweep(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end,
-        static_cast<P*>(p), static_cast<const G*>(g), static_cast<S*>(state[slot])...);
+  [&]<size_t... slot>(std::index_sequence<slot...>) {
+    sweep(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end,
+          static_cast<P*>(p), static_cast<const G*>(g), static_cast<S*>(state[slot])...);
+  }(std::index_sequence_for<S...>{});
+}
+
+/// The same for the pass before it.
+template <template <class> class Prologue, template <class> class Rule, class T, class... S>
+void run_measure(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
+                 void* const* state, double* sums) {
+  [&]<size_t... slot>(std::index_sequence<slot...>) {
+    measure(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end, sums,
+            static_cast<const T*>(p), static_cast<const T*>(g), static_cast<const S*>(state[slot])...);
+  }(std::index_sequence_for<S...>{});
 }
 
 /// The mixes of parameter, gradient and state that have loops of their own.
@@ -48,16 +60,31 @@ constexpr bool has_loop() {
   return all_alike || narrow_gradients || wide_state || narrow_state;
 }
 
-template <template <class> class Rule, size_t... slot>
+/// Those of them that have loops with coupled decay too.
+template <class P, class G, class S>
+constexpr bool has_coupled_loop() {
+  return std::is_same_v<P, G> && std::is_same_v<P, S> && std::is_same_v<P, typename Storage<P>::Arithmetic>;
+}
+
+/// What a rule takes by reference, it writes.
+template <class Taken, class Kept>
+using Slot = std::conditional_t<std::is_reference_v<Taken>, Kept, const Kept>;
+
+template <template <class> class Rule, class... Taken>
 struct Entry {
   Kernel kernel;
 
   constexpr explicit Entry(const char* name)
-      : kernel{name, sizeof...(slot), sizeof(Rule<double>) / sizeof(double), {}} {
+      : kernel{name, sizeof...(Taken), sizeof(Rule<double>) / sizeof(double), 0, {}, {}} {
     parameter<float>(number_f32);
     parameter<double>(number_f64);
     parameter<BFloat16>(number_bf16);
     parameter<Float16>(number_f16);
+    if constexpr (requires { &Rule<double>::measure; }) {
+      kernel.sums = decltype(sums(&Rule<double>::measure))::count;
+      measured<float>(number_f32);
+      measured<double>(number_f64);
+    }
   }
 
  private:
@@ -79,21 +106,26 @@ struct Entry {
 
   template <class P, class G, class S>
   constexpr void state(Number p, Number g, Number s) {
-    if constexpr (has_loop<P, G, S>()) {
-      using Kept =
-          std::conditional_t<sizeof...(slot) == 0, P, S>;  // the same loop for any state that is none
-      kernel.sweep[p][g][s][0] = run<Decoupled, Rule, P, G, Kept, slot...>;
-      kernel.sweep[p][g][s][1] = run<Coupled, Rule, P, G, Kept, slot...>;
-    }
+    if constexpr (has_loop<P, G, S>())
+      kernel.sweep[p][g][s][0] = run<Decoupled, Rule, P, G, Slot<Taken, S>...>;
+    if constexpr (has_coupled_loop<P, G, S>())
+      kernel.sweep[p][g][s][1] = run<Coupled, Rule, P, G, Slot<Taken, S>...>;
+  }
+
+  template <class... T, class Sums>
+  static constexpr Sums sums(Sums (Rule<double>::*)(double, double, T...) const);
+
+  template <class T>
+  constexpr void measured(Number all) {
+    kernel.measure[all][0] = run_measure<Decoupled, Rule, T, Slot<Taken, T>...>;
+    kernel.measure[all][1] = run_measure<Coupled, Rule, T, Slot<Taken, T>...>;
   }
 };
 
 /// The state slots are what a rule takes after p and g.
-template <template <class> class Rule, class T, class... S>
-constexpr Kernel entry(const char* name, void (Rule<T>::*)(T&, T, S&...) const) {
-  return [&]<size_t... slot>(std::index_sequence<slot...>) {
-    return Entry<Rule, slot...>(name).kernel;
-  }(std::index_sequence_for<S...>{});
+template <template <class> class Rule, class T, class... Taken>
+constexpr Kernel entry(const char* name, void (Rule<T>::*)(T&, T, Taken...) const) {
+  return Entry<Rule, Taken...>(name).kernel;
 }
 
 #define FUSEDSTEP_KERNEL(Rule) entry(#Rule, &Rule<double>::operator()),

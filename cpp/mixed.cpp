@@ -9,35 +9,77 @@ namespace {
 
 /// Elements that are copied at a time: they and their state stay in the first cache.
 constexpr std::size_t block = 256;
+static_assert(block % lanes == 0);
 
-void sweep_copies(const Table& table, const Kernel& kernel, bool coupled, const double* row,
-                  std::size_t begin, std::size_t end, Array p, Array g, Number kept, void* const* state) {
-  float p32[block], g32[block], state32[max_slots][block];
-  void* slots[max_slots];
-  for (std::size_t slot = 0; slot < kernel.slots; ++slot) slots[slot] = state32[slot];
-  for (; begin < end; begin += block) {
-    const std::size_t n = std::min(block, end - begin);
-    table.widen[p.number](n, p.at(begin), p32);
-    table.widen[g.number](n, g.at(begin), g32);
-    for (std::size_t slot = 0; slot < kernel.slots; ++slot)
-      table.widen[kept](n, Array{kept, state[slot]}.at(begin), slots[slot]);
-    kernel.sweep[number_f32][number_f32][number_f32][coupled](row, 0, n, p32, g32, slots);
-    table.narrow[p.number](n, p32, p.at(begin));
-    for (std::size_t slot = 0; slot < kernel.slots; ++slot)
-      table.narrow[kept](n, slots[slot], Array{kept, state[slot]}.at(begin));
+/// A block of a tensor and its state in float32.
+class Copies {
+ public:
+  Copies(const Table& table, std::size_t slots, const Operands& of) : table_(table), slots_(slots), of_(of) {
+    for (std::size_t slot = 0; slot < slots_; ++slot) pointers_[slot] = state_[slot];
   }
-}
+
+  void widen(std::size_t begin, std::size_t n) {
+    table_.widen[of_.p.number](n, of_.p.at(begin), p_);
+    table_.widen[of_.g.number](n, of_.g.at(begin), g_);
+    for (std::size_t slot = 0; slot < slots_; ++slot)
+      table_.widen[of_.kept](n, kept(slot).at(begin), state_[slot]);
+  }
+
+  void narrow(std::size_t begin, std::size_t n) const {
+    table_.narrow[of_.p.number](n, p_, of_.p.at(begin));
+    for (std::size_t slot = 0; slot < slots_; ++slot)
+      table_.narrow[of_.kept](n, state_[slot], kept(slot).at(begin));
+  }
+
+  float* p() { return p_; }
+  const float* g() const { return g_; }
+  void* const* state() const { return pointers_; }
+
+ private:
+  Array kept(std::size_t slot) const { return {of_.kept, of_.state[slot]}; }
+
+  const Table& table_;
+  std::size_t slots_;
+  const Operands& of_;
+  float p_[block], g_[block], state_[max_slots][block];
+  void* pointers_[max_slots];
+};
+
+bool is_coupled(const double* row) { return row[c_l2] != 0 || row[c_l1] != 0; }
 
 }  // namespace
 
 void sweep(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
-           Array p, Array g, Number kept, void* const* state) {
-  const bool coupled = row[c_l2] != 0 || row[c_l1] != 0;
-  const Sweep loop = kernel.sweep[p.number][g.number][kept][coupled];
-  if (loop != nullptr)
-    loop(row, begin, end, p.data, g.data, state);
-  else
-    sweep_copies(table, kernel, coupled, row, begin, end, p, g, kept, state);
+           const Operands& of) {
+  const bool coupled = is_coupled(row);
+  if (const Sweep loop = kernel.sweep[of.p.number][of.g.number][of.kept][coupled]) {
+    loop(row, begin, end, of.p.data, of.g.data, of.state);
+    return;
+  }
+  Copies copies(table, kernel.slots, of);
+  for (; begin < end; begin += block) {
+    const std::size_t n = std::min(block, end - begin);
+    copies.widen(begin, n);
+    kernel.sweep[number_f32][number_f32][number_f32][coupled](row, 0, n, copies.p(), copies.g(),
+                                                              copies.state());
+    copies.narrow(begin, n);
+  }
+}
+
+void measure(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
+             const Operands& of, double* sums) {
+  const bool coupled = is_coupled(row);
+  const bool alike = of.p.number == of.g.number && (of.p.number == of.kept || kernel.slots == 0);
+  if (alike && (of.p.number == number_f32 || of.p.number == number_f64)) {
+    kernel.measure[of.p.number][coupled](row, begin, end, of.p.data, of.g.data, of.state, sums);
+    return;
+  }
+  Copies copies(table, kernel.slots, of);
+  for (; begin < end; begin += block) {
+    const std::size_t n = std::min(block, end - begin);
+    copies.widen(begin, n);
+    kernel.measure[number_f32][coupled](row, 0, n, copies.p(), copies.g(), copies.state(), sums);
+  }
 }
 
 }  // namespace fusedstep

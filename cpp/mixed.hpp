@@ -7,9 +7,20 @@
 
 namespace fusedstep {
 
+/// A parameter, its gradient and its state, kept as `kept`.
+struct Operands {
+  Array p, g;
+  Number kept;
+  void* const* state;
+};
+
 /// Runs the kernel's loop for this mix of numbers, or, where there is none, its float32 loop over float32
 /// copies of a few elements at a time.
 void sweep(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
-           Array p, Array g, Number kept, void* const* state);
+           const Operands& of);
+
+/// The same for the pass before it, which adds to the `lanes` of each sum.
+void measure(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
+             const Operands& of, double* sums);
 
 }  // namespace fusedstep

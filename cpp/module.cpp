@@ -63,6 +63,8 @@ PYBIND11_MODULE(_core, m) {
       .def("pin", &PinnedPlan::pin, py::arg("gradients"), py::arg("zero_gradients"),
            "Take a step's gradients; return the positions of those not usable as they are.")
       .def("norm", &PinnedPlan::norm, "The 2-norm of the gradients.")
+      .def("measure", &PinnedPlan::measure, py::arg("rows"),
+           "Positions of tensors and the sums over each, by group.")
       .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
   py::class_<Gathered>(m, "Gathered", "Parameters that have a gradient, with their state.")
       .def(py::init([](const TensorPlan& plan, const py::list& parameters, const py::dict& states,
@@ -78,7 +80,11 @@ PYBIND11_MODULE(_core, m) {
            "Give a parameter all of its state.")
       .def("replace", &Gathered::replace, py::arg("i"), py::arg("p"), py::arg("g"), py::arg("state"),
            "Have other tensors stepped in the place of a parameter's.")
-      .def("alike", &Gathered::alike, "The parameters by equal numbers.")
+      .def("alike", &Gathered::alike, py::arg("count"), "The parameters by equal numbers.")
+      .def("values", &Gathered::values, py::arg("k"), py::arg("members"), "A number of each.")
+      .def("assign", &Gathered::assign, py::arg("k"), py::arg("members"), py::arg("values"),
+           "Set a number of each to its own value.")
+      .def("sizes", &Gathered::sizes, py::arg("members"), "How many elements each has.")
       .def("fill", &Gathered::fill, py::arg("k"), py::arg("members"), py::arg("value"),
            "Set a number of each.")
       .def("parameters", &Gathered::parameters, py::arg("members") = py::none(), "The parameters.")
@@ -92,6 +98,8 @@ PYBIND11_MODULE(_core, m) {
            "are.")
       .def("overlap", &TensorPlan::overlap, "Two positions that share memory, or None.")
       .def("norm", &TensorPlan::norm, "The 2-norm of the gradients.")
+      .def("measure", &TensorPlan::measure, py::arg("rows"),
+           "Positions of tensors and the sums over each, by batch.")
       .def("run", &TensorPlan::run, py::arg("rows"), "Do the step.");
 }
 

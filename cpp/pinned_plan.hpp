@@ -50,6 +50,12 @@ class PinnedPlan {
     return norm_of(plan_.gradients());
   }
 
+  /// What the coefficients of tensors depend on, by group.
+  std::vector<Measured> measure(const std::vector<Coefficients>& groups) const {
+    if (!pinned_) throw no_gradients();
+    return fusedstep::measure(plan_, groups);
+  }
+
   /// Does the step, once for each time that the gradients are pinned: nothing keeps them alive beyond.
   void run(const std::vector<Coefficients>& groups, bool zero_gradients) {
     if (!pinned_) throw no_gradients();

@@ -20,6 +20,8 @@ std::vector<std::size_t> sizes(const std::vector<Tensor>& tensors) {
   return list;
 }
 
+Operands operands(const Tensor& tensor) { return {tensor.p, tensor.g, tensor.kept, tensor.state.data()}; }
+
 }  // namespace
 
 std::vector<double> no_prologue() {
@@ -42,26 +44,73 @@ Plan::Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Te
       memory_.push_back({begin, begin + tensor.size * width(number), i});
     };
     remember(tensor.p.number, tensor.p.data);
-    const Kernel& kernel = active().kernels[kernels_[tensor.group]];
-    for (std::size_t slot = 0; slot < kernel.slots; ++slot) remember(tensor.kept, tensor.state[slot]);
+    for (std::size_t slot = 0; slot < kernel_of(tensor).slots; ++slot)
+      remember(tensor.kept, tensor.state[slot]);
     if (tensor.average != nullptr) remember(tensor.kept, tensor.average);
   }
   std::sort(memory_.begin(), memory_.end(),
             [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
 }
 
+const Kernel& Plan::kernel_of(const Tensor& tensor) const { return active().kernels[kernels_[tensor.group]]; }
+
+std::vector<const double*> Plan::by_tensor(const std::vector<Row>& rows) const {
+  std::vector<const double*> next, found;
+  for (const Row& row : rows) next.push_back(row.rule.data());
+  for (const Tensor& tensor : tensors_) {
+    found.push_back(next[tensor.group]);
+    if (tensor.is_stepped()) next[tensor.group] += rows[tensor.group].stride;
+  }
+  return found;
+}
+
+std::vector<Sums> Plan::measure(const std::vector<Row>& rows) const {
+  struct Block {
+    std::size_t tensor, place, begin;  // the place of its sums among those of the group
+  };
+  std::vector<Block> blocks;
+  std::vector<Sums> found(kernels_.size());
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    if (!tensors_[i].is_stepped() || kernel_of(tensors_[i]).sums == 0) continue;
+    Sums& sums = found[tensors_[i].group];
+    for (std::size_t begin = 0; begin < tensors_[i].size; begin += Tiles::size)
+      blocks.push_back({i, sums.values.size(), begin});
+    sums.tensors.push_back(i);
+    sums.values.resize(sums.values.size() + kernel_of(tensors_[i]).sums);
+  }
+
+  std::vector<double> of_blocks(blocks.size() * max_sums);
+  for_each_range(blocks.size(), Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
+    for (std::size_t block = first; block < last; ++block) {
+      const Tensor& tensor = tensors_[blocks[block].tensor];
+      const std::size_t begin = blocks[block].begin, end = std::min(begin + Tiles::size, tensor.size);
+      double sums[max_sums * lanes] = {};
+      fusedstep::measure(active(), kernel_of(tensor), rows[tensor.group].rule.data(), begin, end,
+                         operands(tensor), sums);
+      for (std::size_t k = 0; k < kernel_of(tensor).sums; ++k)
+        of_blocks[block * max_sums + k] = add_by_halves(sums + k * lanes);
+    }
+  });
+
+  for (std::size_t block = 0; block < blocks.size(); ++block) {
+    const Tensor& tensor = tensors_[blocks[block].tensor];
+    for (std::size_t k = 0; k < kernel_of(tensor).sums; ++k)
+      found[tensor.group].values[blocks[block].place + k] += of_blocks[block * max_sums + k];
+  }
+  return found;
+}
+
 void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
   const Table& table = active();
+  const std::vector<const double*> coefficients = by_tensor(rows);
   const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors_[i];
     if (tensor.g.data == nullptr) return;
-    const Row& row = rows[tensor.group];
-    sweep(table, table.kernels[kernels_[tensor.group]], row.rule.data(), begin, end, tensor.p, tensor.g,
-          tensor.kept, tensor.state.data());
+    sweep(table, kernel_of(tensor), coefficients[i], begin, end, operands(tensor));
     // What follows finds the run in the cache.
     if (tensor.average != nullptr)
-      sweep(table, table.kernels[average_], row.average.data(), begin, end, {tensor.kept, tensor.average},
-            tensor.p, tensor.kept, nullptr);
+      sweep(table, table.kernels[average_], rows[tensor.group].average.data(), begin, end,
+            {{tensor.kept, tensor.average}, tensor.p, tensor.kept, nullptr});
     if (zero_gradients) std::memset(tensor.g.at(begin), 0, (end - begin) * width(tensor.g.number));
   };
   for_each_range(tiles_.count(), Tiles::least_a_thread,

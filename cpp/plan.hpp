@@ -13,7 +13,7 @@
 
 namespace fusedstep {
 
-constexpr std::size_t max_slots = 8;
+constexpr std::size_t max_slots = 8, max_sums = 2;
 
 /// One parameter with its gradient, its state, and the average of its weights, null where there is none.
 /// The gradient changes from step to step, and its memory is null where there is none.
@@ -24,12 +24,22 @@ struct Tensor {
   Number kept;  // of state and average
   std::array<void*, max_slots> state;
   void* average;
+
+  /// Whether it has a gradient, or needs none.
+  bool is_stepped() const { return size == 0 || g.data != nullptr; }
 };
 
 /// A group's coefficients at a step, each after those of the prologue.
 struct Row {
-  std::vector<double> rule;
+  std::vector<double> rule;     // one row for all, or one for each tensor that has a gradient
+  std::size_t stride;           // from a tensor's to the next one's; 0 where all have the same
   std::vector<double> average;  // empty without
+};
+
+/// The sums over each tensor of a group that its step depends on.
+struct Sums {
+  std::vector<std::size_t> tensors;  // those that have a gradient; none where the rule has no sums
+  std::vector<double> values;        // of one tensor after those of the other
 };
 
 /// The coefficients of a prologue that changes nothing.
@@ -40,6 +50,11 @@ class Plan {
   /// `kernels` holds, for each group of tensors, the rule's index in the table; `average` is the index of the
   /// rule that keeps the averages.
   Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Tensor> tensors);
+
+  /// The sums over every tensor that has a gradient, by group. Of each block of Tiles::size elements of a
+  /// tensor, element i goes to lane i mod lanes; lanes are added by halves, blocks one after the other; all
+  /// in double.
+  std::vector<Sums> measure(const std::vector<Row>& rows) const;
 
   /// Steps every tensor that has a gradient, and then sets the gradient to 0 if so asked.
   void run(const std::vector<Row>& rows, bool zero_gradients) const;
@@ -59,6 +74,11 @@ class Plan {
   std::optional<std::pair<std::size_t, std::size_t>> overlap() const;
 
  private:
+  const Kernel& kernel_of(const Tensor& tensor) const;
+
+  /// Each tensor's row of coefficients.
+  std::vector<const double*> by_tensor(const std::vector<Row>& rows) const;
+
   struct Interval {
     const char *begin, *end;
     std::size_t tensor;

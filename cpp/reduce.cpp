@@ -17,12 +17,6 @@ Tiles tiles_of(const std::vector<Run>& runs) {
   return {sizes, 1};
 }
 
-double add_by_halves(double* sums) {
-  for (std::size_t half = lanes / 2; half > 0; half /= 2)
-    for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
-  return sums[0];
-}
-
 /// The sum of the squares of factor·element.
 double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double factor) {
   const Table& table = active();
@@ -45,6 +39,12 @@ double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double f
 }
 
 }  // namespace
+
+double add_by_halves(double* sums) {
+  for (std::size_t half = lanes / 2; half > 0; half /= 2)
+    for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
 
 Norm norm(const std::vector<Run>& runs) {
   // Below it squares of float64 may have lost digits, where their root would not.

@@ -7,6 +7,9 @@
 
 namespace fusedstep {
 
+/// The sum of all lanes, in one order; it overwrites them.
+double add_by_halves(double* sums);
+
 struct Norm {
   double value;
   bool finite;  // whether all elements are; the value may be infinite all the same

@@ -1,6 +1,7 @@
 // What both plans need for a step: the coefficients as Python gives them, and the norm.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -18,8 +19,9 @@ namespace fusedstep {
 
 namespace py = pybind11;
 
-/// A group's: of the prologue, of the rule, and of the averages if any are kept.
-using Coefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>>;
+/// A group's: of the prologue, of the rule, of the averages if any are kept, and, as arrays, those that each
+/// tensor with a gradient has of its own, if the rule measures it.
+using Coefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>, std::optional<py::dict>>;
 
 inline std::pair<double, bool> norm_of(const std::vector<Run>& runs) {
   const py::gil_scoped_release release;
@@ -38,32 +40,78 @@ inline void append(std::vector<double>& row, const py::dict& values) {
   for (const auto& [name, value] : values) row.push_back(value.cast<double>());
 }
 
-inline void check(std::size_t kernel, const std::vector<double>& row) {
-  const Kernel& wanted = active().kernels[kernel];
-  if (row.size() != c_rule + wanted.coefficients)
-    throw std::invalid_argument(std::string("wrong number of coefficients for ") + wanted.name);
+inline void check(bool holds, const char* what, const Kernel& kernel) {
+  if (!holds) throw std::invalid_argument(std::string("wrong number of ") + what + " for " + kernel.name);
 }
 
-/// The rows that `plan` steps by; an error unless they are those that its kernels need.
+/// A row for each tensor: the group's, then the tensor's own.
+inline std::vector<double> rows_of_tensors(const std::vector<double>& group, const py::dict& own,
+                                           std::size_t tensors, const Kernel& kernel) {
+  std::vector<py::array_t<double>> columns;
+  for (const auto& [name, values] : own) columns.push_back(values.cast<py::array_t<double>>());
+  std::vector<double> rows;
+  for (std::size_t i = 0; i < tensors; ++i) {
+    rows.insert(rows.end(), group.begin(), group.end());
+    for (const auto& column : columns) {
+      check(column.ndim() == 1 && static_cast<std::size_t>(column.size()) == tensors, "tensors", kernel);
+      rows.push_back(column.at(i));
+    }
+  }
+  return rows;
+}
+
+/// The rows that `plan` steps by; an error unless they are those that its kernels need. Before the tensors
+/// are measured, what they have of their own is 0.
 inline std::vector<Row> rows_for(const Plan& plan, const std::vector<Coefficients>& groups) {
   const std::vector<std::size_t>& kernels = plan.kernels();
   if (groups.size() != kernels.size()) throw std::invalid_argument("coefficients for each group");
+  std::vector<std::size_t> stepped(kernels.size());
+  for (const Tensor& tensor : plan.tensors()) stepped[tensor.group] += tensor.is_stepped();
   std::vector<Row> rows;
   for (std::size_t group = 0; group < kernels.size(); ++group) {
-    const auto& [prologue, rule, average] = groups[group];
+    const auto& [prologue, rule, average, own] = groups[group];
+    const Kernel& kernel = active().kernels[kernels[group]];
+    const std::size_t width = c_rule + kernel.coefficients;
     Row& row = rows.emplace_back();
     append(row.rule, prologue);
     append(row.rule, rule);
-    check(kernels[group], row.rule);
+    if (own) {
+      row.stride = row.rule.size() + own->size();
+      check(row.stride == width, "coefficients", kernel);
+      row.rule = rows_of_tensors(row.rule, *own, stepped[group], kernel);
+    } else {
+      check(kernel.sums > 0 ? row.rule.size() < width : row.rule.size() == width, "coefficients", kernel);
+      row.rule.resize(width);
+    }
     if (!average) continue;
     row.average = no_prologue();
     append(row.average, *average);
-    check(plan.average(), row.average);
+    const Kernel& of_average = active().kernels[plan.average()];
+    check(row.average.size() == c_rule + of_average.coefficients, "coefficients", of_average);
   }
   for (const Tensor& tensor : plan.tensors())
     if (tensor.average != nullptr && rows[tensor.group].average.empty())
       throw std::invalid_argument("coefficients of the average for each group that keeps one");
   return rows;
+}
+
+/// The positions of a group's tensors, and as many rows of sums.
+using Measured = std::pair<std::vector<std::size_t>, py::array_t<double>>;
+
+inline std::vector<Measured> measure(const Plan& plan, const std::vector<Coefficients>& groups) {
+  const std::vector<Row> rows = rows_for(plan, groups);
+  std::vector<Sums> sums;
+  {
+    const py::gil_scoped_release release;
+    sums = plan.measure(rows);
+  }
+  std::vector<Measured> measured;
+  for (Sums& group : sums) {
+    const std::size_t n = group.tensors.size();
+    const std::vector<std::size_t> shape = {n, n == 0 ? 0 : group.values.size() / n};
+    measured.emplace_back(std::move(group.tensors), py::array_t<double>(shape, group.values.data()));
+  }
+  return measured;
 }
 
 }  // namespace fusedstep

@@ -4,6 +4,11 @@
 #include "rules/adagrad.hpp"
 #include "rules/adam.hpp"
 #include "rules/average.hpp"
+#include "rules/cautious.hpp"
+#include "rules/dual.hpp"
+#include "rules/moments.hpp"
+#include "rules/norms.hpp"
+#include "rules/schedule_free.hpp"
 #include "rules/sgd.hpp"
 #include "rules/sign.hpp"
 
@@ -24,7 +29,31 @@
   RULE(Adam)                    \
   RULE(AMSGrad)                 \
   RULE(NAdam)                   \
+  RULE(NAMSGrad)                \
   RULE(Adamax)                  \
   RULE(RAdam)                   \
+  RULE(AdaBelief)               \
+  RULE(Yogi)                    \
+  RULE(AdEMAMix)                \
+  RULE(ADOPT)                   \
+  RULE(Adan)                    \
+  RULE(LaProp)                  \
+  RULE(QHAdam)                  \
+  RULE(SignSGD)                 \
+  RULE(Signum)                  \
+  RULE(Lion)                    \
   RULE(Rprop)                   \
+  RULE(Ftrl)                    \
+  RULE(FtrlPower)               \
+  RULE(MADGRAD)                 \
+  RULE(ScheduleFreeSGD)         \
+  RULE(ScheduleFreeAdamW)       \
+  RULE(CautiousAdam)            \
+  RULE(CautiousAMSGrad)         \
+  RULE(CautiousLion)            \
+  RULE(LARS)                    \
+  RULE(LAMB)                    \
+  RULE(StableAdamW)             \
+  RULE(NovoGrad)                \
+  RULE(Prodigy)                 \
   RULE(Average)

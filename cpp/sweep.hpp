@@ -8,16 +8,30 @@
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
 
+template <class Kept>
+inline auto load(const Kept& kept) {
+  return Storage<Kept>::load(kept);
+}
+
+template <class Kept, class T>
+inline void store(Kept& kept, T x) {
+  kept = Storage<Kept>::store(x);
+}
+
+/// What a rule takes by value is read only.
+template <class Kept, class T>
+inline void store(const Kept&, T) {}
+
 /// Element by element: load everything, prologue, rule, store everything but the gradient.
 template <class Prologue, class Rule, class P, class G, class... S>
 inline void update(const Prologue& prologue, const Rule& rule, P& p, const G& g, S&... s) {
   auto body = [&](auto parameter, auto gradient, auto... slot) {
     prologue(parameter, gradient);
     rule(parameter, gradient, slot...);
-    p = Storage<P>::store(parameter);
-    ((s = Storage<S>::store(slot)), ...);
+    store(p, parameter);
+    (store(s, slot), ...);
   };
-  body(Storage<P>::load(p), Storage<G>::load(g), Storage<S>::load(s)...);
+  body(load(p), load(g), load(s)...);
 }
 
 template <class Prologue, class Rule, class P, class G, class... S>

@@ -15,13 +15,21 @@ enum Coefficient { c_scale, c_clip, c_keep, c_l2, c_l1, c_rule };
 using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
                        void* const* state);
 
+/// Adds what elements begin..end say to the `lanes` of each of the sums that the rule's step depends on; the
+/// first element goes to lane 0.
+using Measure = void (*)(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
+                         void* const* state, double* sums);
+
 struct Kernel {
   const char* name;
   size_t slots;         // state arrays
   size_t coefficients;  // of the rule, without the prologue's
+  size_t sums;          // over the tensor
   // By the numbers of parameter, gradient and state, and [1] with coupled decay. Null where a mix has no loop
   // of its own.
   Sweep sweep[numbers][numbers][numbers][2];
+  // By the number of all, float32 or float64, and [1] with coupled decay. Null without sums.
+  Measure measure[2][2];
 };
 
 /// Copies n elements from `number` to float32 (widen) or back (narrow, rounding once).

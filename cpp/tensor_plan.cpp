@@ -75,6 +75,14 @@ std::pair<double, bool> TensorPlan::norm() const {
   return norm_of(plan_->gradients());
 }
 
+std::vector<Measured> TensorPlan::measure(const std::vector<Coefficients>& groups) const {
+  if (!taken_) throw not_taken();
+  std::vector<Measured> measured = fusedstep::measure(*plan_, groups);
+  for (auto& [tensors, sums] : measured)
+    for (std::size_t& tensor : tensors) tensor = positions_[tensor].second;
+  return measured;
+}
+
 void TensorPlan::run(const std::vector<Coefficients>& groups) {
   if (!taken_) throw not_taken();
   const std::vector<Row> rows = rows_for(*plan_, groups);

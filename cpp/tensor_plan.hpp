@@ -39,6 +39,10 @@ class TensorPlan {
   /// The 2-norm of the gradients, and whether all their elements are finite.
   std::pair<double, bool> norm() const;
 
+  /// What the coefficients of tensors depend on, by batch. Tensors have their positions among all gathered
+  /// with it.
+  std::vector<Measured> measure(const std::vector<Coefficients>& groups) const;
+
   /// Does the step, once for each time that tensors are taken.
   void run(const std::vector<Coefficients>& rows);
 

@@ -17,7 +17,11 @@ Options = dict[str, Any]
 ALTERNATIVES: dict[str, Any] = {
     "[0, inf)": lambda default: 3 * default if default else 0.03,
     "[0, 1)": lambda default: 0.75 if default else 0.5,
+    "(0, 1)": lambda _: 0.75,
+    "(0, inf)": lambda default: 3 * default,
     "[1, inf)": lambda _: 2.0,
+    "[1, inf]": lambda _: 1.02,
+    "{-1, -0.75, -0.5, -0.25, 0}": lambda _: -0.75,
     "(-inf, inf)": lambda default: default - 1,
 }
 
@@ -80,15 +84,17 @@ KERNELS = list(each_kernel())
 
 
 def few(choices: Iterator[tuple[str, Options]]) -> Iterator[tuple[str, Options]]:
-    """The first of each kind: by number of state slots, state that starts elsewhere, numbers, the loss."""
+    """The first of each kind: number of slots, state that starts elsewhere, numbers, sums, the loss."""
     seen: set[Any] = set()
     for rule, options in choices:
         cls = fs.rules[rule]
         kinds: set[Any] = {len(kernel_of(rule, options).slots)}
         if "initial" in {name for base in cls.__mro__ if base is not Engine for name in vars(base)}:
             kinds.add("start")
-        if cls.scalars:
+        if cls.scalars or cls.numbers:
             kinds.add("numbers")
+        if kernel_of(rule, options).measure:
+            kinds.add("sums")
         if cls.needs_loss:
             kinds.add("loss")
         if kinds - seen:
@@ -97,7 +103,7 @@ def few(choices: Iterator[tuple[str, Options]]) -> Iterator[tuple[str, Options]]
 
 
 FEW = [rule for rule, _ in few((rule, {}) for rule in fs.rules)]
-"""Rules of every kind, for what a step does alike for all: no state, some, more; numbers; the loss."""
+"""Rules of every kind, for what a step does alike for all: no state, some, more; numbers; sums; the loss."""
 
 FEW_KERNELS = list(few(iter(KERNELS)))
 """Kernels of every number of state slots, for what is done alike for all."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep.__main__ import main, state_bytes
 from fusedstep.engine import Engine
 
 Array = np.ndarray[Any, Any]
@@ -315,12 +316,31 @@ def test_signature_and_docstring(rule: str) -> None:
         documented = [
             base.__doc__ or "" for base in cls.__mro__ if name in vars(base).get("__annotations__", {})
         ]
-        value = r"(True|False|\d+(?:\.\d+)?(?:e-?\d+)?)"
-        stated = rf"(?s)\b{name}\b(?=.*?\bdefault\s{value}(?:\sand\s{value})?)"
+        value = r"(True|False|inf|-?\d+(?:\.\d+)?(?:e-?\d+)?)"
+        stated = rf"(?s)\b{name}\b(?=.*?\bdefault\s+{value}(?:\s+and\s+{value})?)"
         defaults = [text for pair in re.findall(stated, documented[0]) for text in pair if text]
         assert str(field.default) in {str(float(text)) if text[0].isdigit() else text for text in defaults}
-    assert cls.__doc__ is not None
-    assert "State" in cls.__doc__ or "No state" in cls.__doc__
+    state = f"State, {state_bytes(cls)} bytes: " if state_bytes(cls) else "No state. "
+    assert state in " ".join((cls.__doc__ or "").split())
+
+
+def test_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    """``python -m fusedstep rules``: each rule with the bytes that its state takes, and a source."""
+    main(["rules"])
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.split() == ["rule", "state", "bytes", "per", "parameter", "(float32)", "source"]
+    assert [line.split()[0] for line in lines] == list(fs.rules)
+    for line in lines:
+        name, size, source = line.split(maxsplit=2)
+        state = fs.rules[name](np.zeros(1000, np.float32)).state
+        assert int(size) == sum(array.nbytes for array in state.values() if array.size > 1) / 1000
+        assert re.search(r"\b(19|20)\d\d\b|arXiv", source)
+
+
+def test_what_is_running(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed == {name: str(value) for name, value in fs.info().items()}
 
 
 def test_every_rule_is_exported() -> None:
@@ -341,7 +361,27 @@ def test_every_rule_is_exported() -> None:
         "Adamax",
         "RAdam",
         "Eve",
+        "AdaBelief",
+        "Yogi",
+        "AdEMAMix",
+        "ADOPT",
+        "Adan",
+        "LaProp",
+        "QHAdam",
+        "SignSGD",
+        "Signum",
+        "Tiger",
+        "Lion",
         "Rprop",
+        "Ftrl",
+        "MADGRAD",
+        "ScheduleFreeSGD",
+        "ScheduleFreeAdamW",
+        "LARS",
+        "LAMB",
+        "StableAdamW",
+        "NovoGrad",
+        "Prodigy",
     ]
     assert list(fs.rules) == names
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())

@@ -531,7 +531,11 @@ WRONG_TYPES: list[Any] = [None, "0.1", "", True, np.True_, 0.1j, [0.1], (), {}, 
 OUTSIDE: dict[str, list[Any]] = {
     "[0, inf)": [-1, -5e-324, np.float32(-0.5)],
     "[0, 1)": [-1, -5e-324, 1, 1.5, np.float64(1)],
+    "(0, 1)": [-1, 0, 1, 1.5],
+    "(0, inf)": [-1, 0],
     "[1, inf)": [0, -1, 1 - 2**-53],
+    "[1, inf]": [0, -1, 1 - 2**-53],
+    "{-1, -0.75, -0.5, -0.25, 0}": [-2, -0.3, 0.5],
     "(-inf, inf)": [],
 }
 
@@ -545,7 +549,9 @@ def bad_values(rule: str, name: str) -> list[tuple[Any, Error]]:
     field = fs.rules[rule]._fields[name]
     if field.interval is None:
         return [(value, TypeError) for value in (None, 0, 1, 1.0, "True", [True], np.ones(1, bool))]
-    numbers: list[Any] = [math.nan, math.inf, -math.inf, np.float32("nan"), *OUTSIDE[field.interval.text]]
+    numbers: list[Any] = [math.nan, -math.inf, np.float32("nan"), *OUTSIDE[field.interval.text]]
+    if field.interval.text != "[1, inf]":
+        numbers.append(math.inf)
     return [(value, TypeError) for value in WRONG_TYPES] + [(value, ValueError) for value in numbers]
 
 

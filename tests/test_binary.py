@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fusedstep as fs
-from fusedstep import _core, average
+from fusedstep import _core, average, cautious
 from fusedstep.kernel import Kernel
 
 ROOT = Path(__file__).parents[1]
@@ -30,12 +31,15 @@ VECTOR = {
     "aarch64": rf"\bf{OPERATION}\s+v\d+\.\d{{letter}}",
 }
 SAME = {"sub": "add"}  # x - 0.5 may be compiled as x + -0.5
-FORMULAS = {
-    kernel.name: kernel.update
-    for owner in (average, *fs.rules.values())
-    for kernel in vars(owner).values()
-    if isinstance(kernel, Kernel)
-}
+OWNERS = (average, cautious, *fs.rules.values())
+
+
+def kernels_of(owner: Any) -> list[Kernel]:
+    """The kernels that a rule or module declares."""
+    return [value for value in vars(owner).values() if isinstance(value, Kernel)]
+
+
+FORMULAS = {kernel.name: kernel.update for owner in OWNERS for kernel in kernels_of(owner)}
 MIXES = {
     ("float", "float", "float"),
     ("double", "double", "double"),
@@ -48,33 +52,45 @@ MIXES = {
     ("float", "float", "BFloat16"),
 }
 """What parameter, gradient and state are kept as where there is a loop for it."""
+COUPLED = {("float", "float", "float"), ("double", "double", "double")}
+"""The same with coupled decay."""
 
 linux = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("objdump"), reason="needs objdump")
 
 
 @pytest.fixture(scope="module")
-def disassembly() -> dict[tuple[str, ...], str]:
-    """The code of each kernel in the installed module, by instruction set, prologue, rule and mix."""
+def functions() -> dict[str, str]:
+    """The code of every function in the installed module, by its name and types."""
     text = subprocess.run(
         ["objdump", "-d", "-C", "--no-show-raw-insn", str(_core.__file__)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    space = r"fusedstep::\w+::\(anonymous namespace\)::"
-    kernel = rf"{space}(\w+), {space}(\w+)" + 3 * rf", (?:{space})?(\w+)"
-    name = re.compile(rf"fusedstep::(\w+)::\(anonymous namespace\)::run<{kernel}")
-    functions = {}
-    for block in text.split("\n\n"):
-        if match := name.search(block.partition("\n")[0]):
-            functions[match.groups()] = block
+    blocks = (block.partition("\n") for block in text.split("\n\n"))
+    return {title.replace("(anonymous namespace)::", ""): code for title, _, code in blocks}
+
+
+@pytest.fixture(scope="module")
+def disassembly(functions: dict[str, str]) -> dict[tuple[str, ...], str]:
+    """The code of each kernel, by instruction set, prologue, rule and mix."""
+    found = matching(functions, r"run<{0}(\w+), {0}(\w+), (?:{0})?(\w+), (?:{0})?(\w+)(?:, (?:{0})?(\w+))?")
     rules = itertools.product(COMPILED[platform.machine()], ("Decoupled", "Coupled"), _core.kernels().items())
-    assert functions.keys() == {
-        (isa, prologue, rule, p, g, s if slots else p)
+    assert found.keys() == {
+        (isa, prologue, rule, p, g, *([s] if slots else []))
         for isa, prologue, (rule, (slots, _)) in rules
         for p, g, s in MIXES
+        if prologue == "Decoupled" or (p, g, s) in COUPLED
     }
-    return functions
+    return found
+
+
+def matching(functions: dict[str, str], pattern: str) -> dict[tuple[str, ...], str]:
+    """The functions whose names match, by the instruction set and what else was found in the name."""
+    space = r"fusedstep::\w+::"
+    name = re.compile(r"fusedstep::(\w+)::" + pattern.format(space))
+    matches = ((name.search(title), code) for title, code in functions.items())
+    return {tuple(filter(None, match.groups())): code for match, code in matches if match}
 
 
 @linux
@@ -89,7 +105,24 @@ def test_every_kernel_is_vectorized(disassembly: dict[tuple[str, ...], str]) -> 
         )
         assert {"mul", "add"} <= vector, key
         assert scalar <= vector, key
-        assert ("sqrt" in vector) == ("np.sqrt" in inspect.getsource(FORMULAS[rule])), key
+        assert "sqrt" in vector or "np.sqrt" not in inspect.getsource(FORMULAS[rule]), key
+
+
+@linux
+def test_every_measure_is_vectorized(functions: dict[str, str]) -> None:
+    """Sums are added a vector at a time, in double precision."""
+    found = matching(functions, r"run_measure<{0}(\w+), {0}(\w+), (\w+)")
+    measured = [rule for owner in OWNERS for rule in kernels_of(owner) if rule.measure]
+    assert found.keys() == set(
+        itertools.product(
+            COMPILED[platform.machine()],
+            ("Decoupled", "Coupled"),
+            (rule.name for rule in measured),
+            ("float", "double"),
+        )
+    )
+    for key, code in found.items():
+        assert re.search(VECTOR[key[0]].format(letter="d").replace(OPERATION, "add"), code), key
 
 
 @linux

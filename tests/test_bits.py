@@ -65,9 +65,9 @@ def trained(
     optimizer = fs.rules[rule](parameters, backend=backend, **options)
     for grads, loss in zip(gradients, itertools.cycle(LOSSES), strict=False):
         optimizer.step(grads, loss=loss, scale=0.5)
-    result = {f"p{i}": p for i, p in enumerate(parameters)}
+    result = {f"p {i}": p for i, p in enumerate(parameters)}
     for i, slots in optimizer.state.items():
-        result |= {f"{slot}{i}": array for slot, array in slots.items()}
+        result |= {f"{slot} {i}": array for slot, array in slots.items()}
     return result
 
 
@@ -134,18 +134,18 @@ def test_any_coefficients(
         engine: Any = backend
         parameters = [np.empty(n, dtype) for n, dtype in sizes]
         opt = cls(parameters, backend=engine, **options, **COUPLING[coupling])
-        arrays = {f"p{i}": p for i, p in enumerate(parameters)}
-        arrays |= {f"{slot}{i}": a for i, slots in opt.state.items() for slot, a in slots.items()}
+        arrays = {f"p {i}": p for i, p in enumerate(parameters)}
+        arrays |= {f"{slot} {i}": a for i, slots in opt.state.items() for slot, a in slots.items()}
         for t in range(1, 13):
             for i, (name, array) in enumerate(arrays.items()):
-                values = normal(100 * t + i, len(array), array.dtype)
-                array[...] = values if name.startswith("p") else np.abs(values)
+                values = normal(100 * t + i, array.size, array.dtype).reshape(array.shape)
+                array[...] = values if name.startswith("p ") else np.abs(values)
             opt.step([normal(n + t, n, dtype) for n, dtype in sizes], loss=1.0)
             result = {name: array.copy() for name, array in arrays.items()}
             if backend == "numpy":
                 expected.append(result)
             assert_same(result, expected[t - 1], (isa, t))
-    assert np.mean([np.isfinite(result["p3"]).mean() > 0.9 for result in expected]) > 0.25
+    assert np.mean([np.isfinite(result["p 3"]).mean() > 0.9 for result in expected]) > 0.25
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
@@ -175,7 +175,9 @@ def test_length_and_alignment(rule: str, options: dict[str, Any], coupling: str,
 
 @pytest.mark.parametrize("coupling", COUPLING)
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
-@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
+@pytest.mark.parametrize(
+    ("rule", "options"), [choice for choice in KERNELS if not kernel_of(*choice).measure], ids=id_of
+)
 def test_split_and_order(rule: str, options: dict[str, Any], coupling: str, dtype: Any) -> None:
     """A tensor gives the same bits whole, in pieces, and with the pieces in another order."""
     options = options | COUPLING[coupling]
@@ -187,10 +189,10 @@ def test_split_and_order(rule: str, options: dict[str, Any], coupling: str, dtyp
         order = slice(None, None, -1 if reverse else 1)
         p = start.copy()
         pieces = trained(rule, options, np.split(p, cuts)[order], [np.split(g, cuts)[order] for g in fixed])
-        assert same_bits(p, whole["p0"])
-        for slot in {name[:-1] for name in whole} - {"p"}:
-            joined = [pieces[f"{slot}{i}"] for i in range(len(cuts) + 1)][order]
-            assert same_bits(np.concatenate(joined), whole[f"{slot}0"])
+        assert same_bits(p, whole["p 0"])
+        for slot in {name.split()[0] for name in whole} - {"p"}:
+            joined = [pieces[f"{slot} {i}"] for i in range(len(cuts) + 1)][order]
+            assert same_bits(np.concatenate(joined), whole[f"{slot} 0"])
 
 
 @pytest.mark.parametrize("isa", fs.info()["isas"])

@@ -17,7 +17,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 import fusedstep as fs
-from choices import FEW
+from choices import FEW, kernel_of
 from exactly import same_bits
 from fusedstep import _core
 
@@ -73,7 +73,8 @@ class Run:
             for last in (False, True)
         )
         groups = [{"params": first}, {"params": second, "lr": 0.05}]
-        self.opt = fs.rules[rule](groups, backend=backend, **{**OPTIONS, **options})
+        own = {"trust_coefficient": 1.0} if rule == "LARS" else {}
+        self.opt = fs.rules[rule](groups, backend=backend, **{**OPTIONS, **own, **options})
 
     def step(self, grads: Any, **options: Any) -> fs.StepResult:
         return self.opt.step(grads, loss=LOSSES[self.opt.t], **options)
@@ -299,7 +300,8 @@ def test_clip_norm_that_is_not_finite_as_torch(backend: Any, value: float, c: fl
 @pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("rule", FEW)
 def test_clip_value_clips_scaled_gradients(backend: Any, rule: str, kind: str) -> None:
-    """After the norm, before the penalties; NaN stays NaN."""
+    """After the norm, before the penalties; NaN stays NaN (all of a tensor of which sums are taken)."""
+    odd = 1.0 if kernel_of(rule, {}).measure else math.nan
     run, control = (Run(rule, backend, kind) for _ in range(2))
     for t in range(1, STEPS + 1):
         grads = tensors(t, kind)
@@ -307,7 +309,7 @@ def test_clip_value_clips_scaled_gradients(backend: Any, rule: str, kind: str) -
         if t == 2:
             options["clip_norm"] = 0.25 * (0.5 * fs.global_norm(grads) + EPS)
         else:
-            grads["large"][[0, 7, _core.tile + 1, -1]] = [math.inf, -math.inf, math.nan, 0.0]
+            grads["large"][[0, 7, _core.tile + 1, -1]] = [math.inf, -math.inf, odd, 0.0]
         limit = [0.3, 0.05, 0.3][t - 1]
         run.step(grads, clip_value=limit, **options)
         by_hand = scaled(grads, -0.125 if t == 2 else -0.5)
@@ -317,8 +319,8 @@ def test_clip_value_clips_scaled_gradients(backend: Any, rule: str, kind: str) -
             0.2 < (np.abs(g) == limits[name]).mean() < 0.9 for name, g in clipped.items() if g.size > 9
         )
         control.step(clipped)
-    assert np.isnan(run.params["large"][_core.tile + 1])
-    assert np.isnan(run.params["large"]).sum() == 1
+    assert np.isnan(run.params["large"][_core.tile + 1]) == math.isnan(odd)
+    assert np.isnan(run.params["large"]).sum() == math.isnan(odd)
     assert_same(run, control)
 
 
@@ -406,22 +408,26 @@ def test_skip_nonfinite_in_a_half_gradient(backend: Any, given: str) -> None:
 
 
 @pytest.mark.parametrize("value", NONFINITE)
-@pytest.mark.parametrize("rule", fs.rules)
+@pytest.mark.parametrize("rule", [rule for rule in fs.rules if not kernel_of(rule, {}).measure])
 def test_without_skipping_it_spreads(rule: str, value: float) -> None:
     """To its own element, and no other."""
     run = Run(rule, "native")
+    run.step(tensors(2))
     grads = tensors(1)
     grads["large"][_core.tile] = value
     start = copied(run.params)
     assert run.step(grads) == (None, False)
-    assert run.opt.t == 1
-    spreads = rule != "Rprop" or math.isnan(value)  # of an infinity Rprop takes the sign
+    assert run.opt.t == 2
+    spreads = rule not in BOUNDED or math.isnan(value)
     assert np.isfinite(run.params["large"][_core.tile]) != spreads
     for name, p in run.params.items():
         finite = np.isfinite(p)
         assert (~finite).sum() == (name == "large" and spreads)
-        assert (p[finite] != start[name][finite]).mean() > 0.99
+        assert (p[finite] != start[name][finite]).mean() > 0.95
 
+
+BOUNDED = ["ADOPT", "Rprop", "SignSGD", "Signum", "Tiger", "Lion"]
+"""Of an infinity they take the sign, or what they clip it to."""
 
 LARGE = {
     "float32": [np.finfo(np.float32).max, 1e30, -1e19, 2.0],
@@ -1175,7 +1181,7 @@ def test_flatten_what_is_no_array(bad: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-@pytest.mark.parametrize("rule", FEW)
+@pytest.mark.parametrize("rule", [rule for rule in FEW if not kernel_of(rule, {}).measure])
 def test_optimizer_over_a_buffer(backend: Any, rule: str, kind: str) -> None:
     """The bits of the optimizer over the arrays; gradients are computed into views of another buffer."""
     options: dict[str, Any] = {**OPTIONS, "ema": 0.9}

@@ -9,7 +9,7 @@ namespace {
 /// Adam. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1.
 template <class T>
 struct Adam {
-  T beta1, gain1, beta2, gain2, step, root, eps;
+  T beta1, gain1, beta2, gain2, root, eps, step;
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
@@ -21,7 +21,7 @@ struct Adam {
 /// AMSGrad. Reddi, Kale & Kumar 2018, arXiv:1904.09237.
 template <class T>
 struct AMSGrad {
-  T beta1, gain1, beta2, gain2, step, root, eps;
+  T beta1, gain1, beta2, gain2, root, eps, step;
 
   void operator()(T& p, T g, T& m, T& v, T& vmax) const {
     m = beta1 * m + gain1 * g;
@@ -40,6 +40,19 @@ struct NAdam {
     m = beta1 * m + gain1 * g;
     v = beta2 * v + gain2 * (g * g);
     p = p - (ahead * g + step * m) / (sqrt(v) * root + eps);
+  }
+};
+
+/// The same over the largest v so far, as in AMSGrad.
+template <class T>
+struct NAMSGrad {
+  T beta1, gain1, beta2, gain2, ahead, step, root, eps;
+
+  void operator()(T& p, T g, T& m, T& v, T& vmax) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * (g * g);
+    vmax = maximum(vmax, v);
+    p = p - (ahead * g + step * m) / (sqrt(vmax) * root + eps);
   }
 };
 

@@ -15,6 +15,12 @@ def clamp(x: Array, least: Any, most: Any) -> Array:
     return np.where(above > most, most, above)
 
 
+def square(x: Array) -> Array:
+    """x² in double precision."""
+    wide = x.astype(np.float64)
+    return wide * wide
+
+
 def positive(x: Array) -> Array:
     """x, or 0 where rounding made a variance negative."""
     return np.where(x < 0, x.dtype.type(0), x)

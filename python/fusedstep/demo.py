@@ -54,6 +54,17 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "AdamW": {"lr": 0.003},
     "RAdam": {"lr": 0.01},
     "Eve": {"lr": 0.003},
+    "Adamax": {"lr": 0.01},
+    "ADOPT": {"lr": 0.003},
+    "Adan": {"lr": 0.01},
+    "LaProp": {"lr": 0.003},
+    "Lion": {"lr": 0.001},
+    "ASGD": {"lr": 0.3},
+    "Ftrl": {"lr": 0.3},
+    "ScheduleFreeSGD": {"lr": 0.3},
+    "LARS": {"lr": 10.0},
+    "LAMB": {"lr": 0.01},
+    "NovoGrad": {"lr": 0.01},
 }
 
 
@@ -150,6 +161,8 @@ def train(
             epoch.append(loss)
         losses.append(float(np.mean(epoch)))
         tick()
+    if isinstance(optimizer, fs.ScheduleFreeSGD | fs.ScheduleFreeAdamW):
+        optimizer.eval()  # net has the average of its weights
     accuracy = float((scores(net, test)[1].argmax(axis=1) == test_labels).mean())
     return Run(losses, accuracy, seconds, b"".join(array.tobytes() for array in net.values()))
 
@@ -157,11 +170,12 @@ def train(
 def plot(curves: dict[str, list[float]], path: Path) -> None:
     """The loss of each rule over the epochs, as a PNG."""
     mpl.use("Agg")
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
     for i, (rule, losses) in enumerate(curves.items()):
-        axes.semilogy(range(1, len(losses) + 1), losses, label=rule, color=f"C{i}")
+        style = ("-", "--", ":", "-.")[i // 10 % 4]
+        axes.semilogy(range(1, len(losses) + 1), losses, label=rule, color=f"C{i % 10}", linestyle=style)
     axes.set(xlabel="epoch", ylabel="training loss", title="Handwritten digits, one network, every rule")
-    axes.legend(ncols=2)
+    figure.legend(loc="outside right center", fontsize="x-small")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
@@ -187,12 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             runs[rule] = native, reference
 
     print(f"fusedstep {fs.__version__}, {fs.info()['isa']}, {fs.get_num_threads()} threads")
-    print("rule             loss  accuracy  native ms  NumPy ms   ratio  same bits")
+    print("rule                  loss  accuracy  native ms  NumPy ms   ratio  same bits")
     for rule, (native, reference) in runs.items():
         fast, slow = 1e3 * native.optimizer_seconds, 1e3 * reference.optimizer_seconds
         same = "yes" if native.weights == reference.weights else "NO"
         print(
-            f"{rule:12} {native.losses[-1]:8.4f} {native.accuracy:9.1%} {fast:10.1f} {slow:9.1f}"
+            f"{rule:17} {native.losses[-1]:8.4f} {native.accuracy:9.1%} {fast:10.1f} {slow:9.1f}"
             f" {slow / fast:5.1f}x  {same}"
         )
     weights = b"".join(native.weights for native, _ in runs.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
 from threading import Lock
 from types import MappingProxyType, SimpleNamespace
@@ -15,7 +15,7 @@ from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
 from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, declared
 from .kernel import Kernel
-from .plan import row
+from .plan import Adapted, Measured, Row, adapted, row
 from .step import StepOptions, StepResult, checked_options
 from .storage import mix, state_type
 from .structure import Groups, Params
@@ -56,6 +56,15 @@ class Engine:
 
     scalars: ClassVar[Mapping[str, float]] = {}
     """State that is one number for a group, with its first value."""
+
+    numbers: ClassVar[Mapping[str, float]] = {}
+    """State that is one number for a tensor, with its first value."""
+
+    copies: ClassVar[tuple[str, ...]] = ()
+    """The slots that start as the parameter."""
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Those of l1, l2 and weight_decay that are the rule's own; none is applied before it."""
 
     needs_loss: ClassVar[bool] = False
     """Whether a step needs the loss."""
@@ -138,6 +147,11 @@ class Engine:
         """
         raise NotImplementedError
 
+    @classmethod
+    def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
+        """The coefficients that depend on what is measured, the last ones of the C++ struct."""
+        raise NotImplementedError
+
     # What a user does with it.
 
     @property
@@ -194,11 +208,12 @@ class Engine:
                 return StepResult(norm, skipped=True)
         t, scale = self._t + 1, options.scale_at(norm)
         loss = None if loss is None else checked_number("loss", loss, REAL)
+        hs = [group.at(t) for group in self.groups]
         rows, scalars = [], []
-        for group in self.groups:
+        for group, h in zip(self.groups, hs, strict=True):
             coefficients, advanced = row(
                 type(self),
-                group.at(t),
+                h,
                 t,
                 loss=loss,
                 scale=scale,
@@ -209,9 +224,13 @@ class Engine:
             scalars.append(advanced)
         for p, stand_in in strided:
             stand_in[...] = p
+        measures = any(group.kernel.measure for group in self.groups)
+        numbers = self._adapt(t, hs, rows, scalars) if measures else []
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
         for group, advanced in zip(self.groups, scalars, strict=True):
             group.scalars.update(advanced)
+        for number, value in numbers:
+            number[...] = value
         self._t = t
         try:
             self._plan.run(rows, options.zero_grad)
@@ -220,6 +239,31 @@ class Engine:
                 p[...] = stand_in
             set_to_zero(copied)
         return StepResult(norm, False)
+
+    def _adapt(
+        self, t: int, hs: Sequence[At], rows: list[Row], scalars: list[dict[str, float]]
+    ) -> list[tuple[Array, float]]:
+        """Give the rows what tensors have of their own; return the tensors' numbers with their new values."""
+        numbers = []
+        for k, (positions, sums) in enumerate(self._plan.measure(rows)):
+            if not positions:
+                continue
+            state = [self.tensors.slots[i] for i in positions]
+            found = adapted(
+                type(self),
+                hs[k],
+                t,
+                Measured(
+                    np.array([self.tensors.dense[i].size for i in positions], np.float64),
+                    list(sums.T),
+                    {name: np.array([slots[name] for slots in state]) for name in self.numbers},
+                ),
+            )
+            rows[k] = (*rows[k][:3], found.own)
+            scalars[k] |= found.scalars
+            for name, values in found.numbers.items():
+                numbers += [(slots[name], value) for slots, value in zip(state, values.tolist(), strict=True)]
+        return numbers
 
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
         """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
@@ -263,6 +307,7 @@ class Engine:
             for slot, value in self.initial(group).items():
                 if value != 0:
                     state[slot][...] = value
-            if group.averaged:
-                state[average.SLOT][...] = p
-        return state
+            for slot in group.slots:
+                if slot in (average.SLOT, *self.copies):
+                    state[slot][...] = p
+        return state | {name: np.full((), value) for name, value in self.numbers.items()}

@@ -37,6 +37,8 @@ Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.
 Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
 Finite = Annotated[Scheduled, REAL]
+Positive = Annotated[Scheduled, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
+Mixture = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1, fixed=True)]
 Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fixed=True)]
 
 

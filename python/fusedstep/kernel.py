@@ -31,13 +31,20 @@ class Kernel:
     name: str
     slots: tuple[str, ...]
     update: Callable[..., None]
+    measure: Callable[..., tuple[Array, ...]] | None = None
+    """What each element adds to the sums over its tensor that the update depends on."""
 
 
-def kernel(name: str) -> Callable[[Callable[..., None]], Kernel]:
-    """Declare the formula ``update(c, p, g, *slots)`` to be what the C++ struct ``name`` computes."""
+def kernel(
+    name: str, *, measure: Callable[..., tuple[Array, ...]] | None = None
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare the formula ``update(c, p, g, *slots)`` to be what the C++ struct ``name`` computes.
+
+    measure: ``measure(c, p, g, *slots)``, for an update that depends on sums over the tensor.
+    """
 
     def declare(update: Callable[..., None]) -> Kernel:
         _c, _p, _g, *slots = signature(update).parameters
-        return Kernel(name, tuple(slots), update)
+        return Kernel(name, tuple(slots), update, measure)
 
     return declare

@@ -12,7 +12,7 @@ from . import arrays
 from .arithmetic import clamp
 from .average import average
 from .kernel import Coefficients
-from .plan import NO_PROLOGUE
+from .plan import NO_PROLOGUE, Sums
 from .storage import arithmetic, is_number, mix
 
 if TYPE_CHECKING:
@@ -50,14 +50,36 @@ class Plan:
         pairs = zip(self._tensors, self._gradients, strict=True)
         return norm([arrays.flat(g, like=p) for (_, p, _, _), g in pairs if g is not None])
 
+    def measure(self, rows: Sequence[Row]) -> list[Sums]:
+        """Positions of tensors and the sums over each, by group."""
+        positions: list[list[int]] = [[] for _ in rows]
+        sums: list[list[list[float]]] = [[] for _ in rows]
+        with np.errstate(all="ignore"):
+            pairs = zip(self._tensors, self._gradients, strict=True)
+            for i, ((group, p, state, _), g) in enumerate(pairs):
+                measure = self._kernels[group].measure
+                if g is None or measure is None:
+                    continue
+                before, rule, *_ = rows[group]
+                wide_p, wide_g, *wide_state = _wide([arrays.flat(a, like=p) for a in (p, g, *state)])
+                wide_p, wide_g = _prepared(before, wide_p, wide_g)
+                terms = measure(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
+                positions[group].append(i)
+                sums[group].append([_sum(term) for term in terms])
+        return [(found, np.array(values)) for found, values in zip(positions, sums, strict=True)]
+
     def run(self, rows: Sequence[Row], zero_gradients: bool) -> None:
         """Do the step, with each group's coefficients."""
         del zero_gradients
         gradients, self._gradients = self._gradients, []  # kept for this step alone
+        place = [0] * len(rows)
         with np.errstate(all="ignore"):
             for (group, p, state, mean), g in zip(self._tensors, gradients, strict=True):
                 if g is not None:
-                    before, rule, after = rows[group]
+                    before, rule, after, own = rows[group]
+                    if own is not None:
+                        rule = rule | {name: values[place[group]] for name, values in own.items()}
+                        place[group] += 1
                     flat_p, flat_g, *flat_state = (arrays.flat(a, like=p) for a in (p, g, *state))
                     _step(self._kernels[group], before, rule, flat_p, flat_g, flat_state)
                     if mean is not None and after is not None:
@@ -79,33 +101,42 @@ def _step(
     kernel: Kernel, prologue: dict[str, float], rule: dict[str, float], p: Array, g: Array, state: list[Array]
 ) -> None:
     """Prologue and rule; what is kept narrower than it is computed is rounded once, at the end."""
-    dtype = arithmetic(p.dtype)
-    wide_p, wide_g, *wide_state = (array.astype(dtype, copy=False) for array in (p, g, *state))
-    c = Coefficients(prologue, dtype)
-    wide_g = clamp(c.scale * wide_g, -c.clip, c.clip)
-    if prologue["l2"] != 0 or prologue["l1"] != 0:
-        wide_g = wide_g + c.l2 * wide_p + c.l1 * np.sign(wide_p)
-    wide_p[...] = c.keep * wide_p
-    kernel.update(Coefficients(rule, dtype), wide_p, wide_g, *wide_state)
+    wide_p, wide_g, *wide_state = _wide([p, g, *state])
+    wide_p[...], wide_g = _prepared(prologue, wide_p, wide_g)
+    kernel.update(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
     for kept, wide in zip((p, *state), (wide_p, *wide_state), strict=True):
         if wide is not kept:
             kept[...] = wide
+
+
+def _wide(kept: list[Array]) -> list[Array]:
+    """Arrays in the type that a step computes in."""
+    return [array.astype(arithmetic(kept[0].dtype), copy=False) for array in kept]
+
+
+def _prepared(prologue: dict[str, float], p: Array, g: Array) -> tuple[Array, Array]:
+    """Parameter and gradient as the rule sees them."""
+    c = Coefficients(prologue, p.dtype)
+    g = clamp(c.scale * g, -c.clip, c.clip)
+    if prologue["l2"] != 0 or prologue["l1"] != 0:
+        g = g + c.l2 * p + c.l1 * np.sign(p)
+    return c.keep * p, g
 
 
 def norm(runs: Sequence[Array]) -> tuple[float, bool]:
     """The 2-norm of all elements, and whether all are finite; the order of cpp/reduce.hpp."""
     with np.errstate(all="ignore"):
         x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
-        total, factor = _sum_of_squares(x), 1.0
+        total, factor = _sum(x * x), 1.0
         if not LEAST <= total < math.inf:
             factor = 2.0**600 if total < LEAST else 2.0**-600
-            total = _sum_of_squares(factor * x)
+            total = _sum((factor * x) * (factor * x))
     return math.sqrt(total) / factor, math.isfinite(total)
 
 
-def _sum_of_squares(x: Array) -> float:
+def _sum(x: Array) -> float:
     padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
-    padded[: x.size] = x * x
+    padded[: x.size] = x
     sums = np.zeros((padded.size // BLOCK, LANES))
     for row in np.moveaxis(padded.reshape(-1, BLOCK // LANES, LANES), 1, 0):
         sums += row

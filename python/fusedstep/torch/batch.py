@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core, average
 from ..hyperparameters import At
-from ..kernel import Kernel
+from ..kernel import Array, Kernel
 from ..optimizer import Optimizer
-from ..plan import Row, row
+from ..plan import Adapted, Measured, Row, adapted, row
+from .distributed import totals
 
 State: TypeAlias = dict[str, Any]
 """What an optimizer keeps for a parameter."""
@@ -40,8 +42,13 @@ class Form(NamedTuple):
 
     @property
     def number_keys(self) -> list[str]:
-        """The keys of what is one number for a parameter: the count of its steps, and the scalars."""
-        return [*([STEPS] if self.counted else []), *map(self.key, self.rule.scalars)]
+        """The keys of what is one number for a parameter: the count of its steps, scalars and numbers."""
+        return [*([STEPS] if self.counted else []), *map(self.key, (*self.rule.scalars, *self.rule.numbers))]
+
+    @property
+    def shared(self) -> int:
+        """How many of them, the first ones, are alike in parameters that share coefficients."""
+        return self.counted + len(self.rule.scalars)
 
     def kept_as(self, p: Tensor) -> torch.dtype:
         """What the state of `p` is kept as."""
@@ -74,16 +81,35 @@ class Batch(NamedTuple):
         """Whether the weights are averaged."""
         return bool(self.h["ema"] != 0)
 
-    def row(self, loss: float | None, scale: float) -> tuple[Row, dict[str, float]]:
+    def at(self) -> At:
+        """Hyperparameters and scalars at this step."""
+        return At(**self.h, **self.scalars, kernel=self.kernel, before=self.scalars, next=self.h.__getitem__)
+
+    def row(self, h: At, loss: float | None, scale: float) -> tuple[Row, dict[str, float]]:
         """The coefficients, and the scalars after the step."""
-        h = At(**self.h, **self.scalars, kernel=self.kernel, before=self.scalars, next=self.h.__getitem__)
         return row(self.form.rule, h, self.steps + 1, loss=loss, scale=scale, averaged=self.averaged)
+
+    def adapted(self, h: At, owners: Sequence[Tensor], sums: Array) -> Adapted:
+        """What parameters have of their own; `owners` are the parameters themselves."""
+        sizes = np.array(self.found.sizes(self.members), np.float64)
+        sizes, *of_all = totals(owners, np.column_stack([sizes, sums])).T
+        shared = self.form.shared
+        numbers = {
+            name: np.array(self.found.values(shared + k, self.members))
+            for k, name in enumerate(self.form.rule.numbers)
+        }
+        return adapted(self.form.rule, h, self.steps + 1, Measured(sizes, of_all, numbers))
 
     def advance(self, scalars: Mapping[str, float]) -> None:
         """Count the step, and set the scalars that it has led to."""
         count = [self.steps + 1.0] if self.form.counted else []
         for k, value in enumerate([*count, *scalars.values()]):
             self.found.fill(k, self.members, value)
+
+    def assign(self, numbers: Mapping[str, Array]) -> None:
+        """Set the numbers that parameters have of their own."""
+        for k, name in enumerate(self.form.rule.numbers):
+            self.found.assign(self.form.shared + k, self.members, numbers[name].tolist())
 
 
 def gather(
@@ -108,7 +134,7 @@ def gather(
             state = completed(form, h, p, states.get(p, {}))
             found.complete(i, [state[key] for key in keys], [state[key] for key in number_keys])
             new.append((p, state))
-    alike = found.alike() if form.counted else _by_novelty(len(found), lacking)
+    alike = found.alike(form.shared) if form.counted else _by_novelty(len(found), lacking)
     batches = [
         Batch(form, h, kernel, int(steps), dict(zip(form.rule.scalars, scalars, strict=True)), found, members)
         for (steps, *scalars), members in alike
@@ -127,12 +153,17 @@ def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> Stat
     complete, initial = dict(state), form.rule.initial(h)
     if form.counted and STEPS not in state:
         complete[STEPS] = torch.zeros((), dtype=torch.float32)
-    for name, value in form.rule.scalars.items():
+    for name, value in {**form.rule.scalars, **form.rule.numbers}.items():
         complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
     kernel = form.rule.choose_kernel(SimpleNamespace(**h))
     for slot in _slots(kernel, bool(h["ema"] != 0)):
         if form.key(slot) not in state:
-            complete[form.key(slot)] = _first(form, slot, initial, p)
+            copied = slot in (average.SLOT, *form.rule.copies)
+            complete[form.key(slot)] = (
+                p.detach().to(form.kept_as(p), copy=True)
+                if copied
+                else _filled(p, initial.get(slot, 0.0), form.kept_as(p))
+            )
     return complete
 
 
@@ -140,11 +171,6 @@ def _slots(kernel: Kernel, averaged: bool) -> list[str]:
     return [*kernel.slots, average.SLOT] if averaged else list(kernel.slots)
 
 
-def _first(form: Form, slot: str, initial: Mapping[str, float], p: Tensor) -> Tensor:
-    dtype = form.kept_as(p)
-    if slot == average.SLOT:
-        return p.detach().to(dtype, copy=True)
-    value = initial.get(slot, 0.0)
-    if p.is_complex():
-        return torch.full_like(p, complex(value, value), dtype=dtype, requires_grad=False)
-    return torch.full_like(p, value, dtype=dtype, requires_grad=False)
+def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
+    fill = complex(value, value) if p.is_complex() else value
+    return torch.full_like(p, fill, dtype=dtype, requires_grad=False)

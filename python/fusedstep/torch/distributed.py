@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernel import Array
+
 
 def is_distributed(tensor: Tensor) -> bool:
     """Whether the tensor is a DTensor; to import the class would load all of torch.distributed."""
@@ -26,6 +28,21 @@ def local_gradient(p: Any, g: Any) -> Tensor:
     if is_distributed(g) and g.placements != p.placements:
         g = g.redistribute(p.device_mesh, p.placements)
     return local(g)
+
+
+def totals(parameters: Sequence[Any], sums: Array) -> Array:
+    """Sums over parameters, a row for each, from those over the parts that this process has."""
+    ways: dict[Any, list[int]] = {}
+    for i, p in enumerate(parameters):
+        if is_distributed(p):
+            ways.setdefault((p.device_mesh, p.placements), []).append(i)
+    for (mesh, placements), rows in ways.items():
+        for dim, placement in enumerate(placements):
+            if placement.is_shard():
+                part = torch.from_numpy(sums[rows])
+                torch.distributed.all_reduce(part, group=mesh.get_group(dim))
+                sums[rows] = part.numpy()
+    return sums
 
 
 def global_norm(gradients: Sequence[Any], of_local_parts: float) -> float:

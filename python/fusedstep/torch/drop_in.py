@@ -136,10 +136,12 @@ class Adam(Fused, torch.optim.Adam):
     p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 - beta2ᵗ)) + eps)``; amsgrad: the largest v so far for v. State:
     step, exp_avg, exp_avg_sq, max_exp_avg_sq.
 
-    Arguments and defaults: `torch.optim.Adam` (lr 0.001, betas (0.9, 0.999)), and those of `Fused`.
+    Arguments and defaults: `torch.optim.Adam` (lr 0.001, betas (0.9, 0.999)), ``cautious=False`` as of
+    `fusedstep.Adam`, and those of `Fused`.
     """
 
     rule = rules["Adam"]
+    extras: ClassVar = {"cautious": False}
     state_names: ClassVar = {**MOMENTS, "vmax": "max_exp_avg_sq"}
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +153,8 @@ class AdamW(Adam, torch.optim.AdamW):
 
     ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. State: as of `Adam`.
 
-    Arguments and defaults: `torch.optim.AdamW` (lr 0.001, weight_decay 0.01), and those of `Fused`.
+    Arguments and defaults: `torch.optim.AdamW` (lr 0.001, weight_decay 0.01), ``cautious=False`` as of
+    `fusedstep.Adam`, and those of `Fused`.
     """
 
     rule = rules["AdamW"]
@@ -162,11 +165,13 @@ class NAdam(Fused, torch.optim.NAdam):
 
     Adam whose momentum looks ahead, see `fusedstep.NAdam`. State: step, mu_product, exp_avg, exp_avg_sq.
 
-    Arguments and defaults: `torch.optim.NAdam` (lr 0.002, momentum_decay 0.004), and those of `Fused`.
+    Arguments and defaults: `torch.optim.NAdam` (lr 0.002, momentum_decay 0.004), ``amsgrad=False`` as of
+    `fusedstep.NAdam`, and those of `Fused`.
     """
 
     rule = rules["NAdam"]
-    state_names: ClassVar = MOMENTS
+    extras: ClassVar = {"amsgrad": False}
+    state_names: ClassVar = {**MOMENTS, "vmax": "max_exp_avg_sq"}
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         return {**adaptive(group), "momentum_decay": group["momentum_decay"]}

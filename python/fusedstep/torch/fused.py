@@ -66,6 +66,9 @@ class Fused(torch.optim.Optimizer):
     state_names: ClassVar[Mapping[str, str]] = {}
     """The keys in `state` of the rule's slots and scalars, where they are not the rule's own names."""
 
+    extras: ClassVar[Mapping[str, Any]] = {}
+    """Hyperparameters of the rule that the class from torch lacks, with their defaults."""
+
     counted: ClassVar[bool] = True
     """Whether `state` counts the steps."""
 
@@ -89,7 +92,8 @@ class Fused(torch.optim.Optimizer):
             return
         origin = next(base for base in cls.__mro__ if base.__module__.startswith("torch.optim"))
         if origin is not torch.optim.Optimizer:
-            cls.__signature__ = signature(list(inspect.signature(origin).parameters.values()))  # type: ignore[attr-defined]
+            parameters = list(inspect.signature(origin).parameters.values())
+            cls.__signature__ = signature(parameters, cls.extras)  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -105,7 +109,11 @@ class Fused(torch.optim.Optimizer):
         self.clip_norm = None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT)
         self.state_dtype = state_dtype
         self._machine = Machine()
+        extras = {name: options.pop(name, default) for name, default in self.extras.items()}
         super().__init__(params, *arguments, **options)
+        for group in (self.defaults, *self.param_groups):
+            for name, value in extras.items():
+                self.rule._fields[name].checked(group.setdefault(name, value))
         if unscale_in_step:
             self._step_supports_amp_scaling = True
 
@@ -175,15 +183,28 @@ class Fused(torch.optim.Optimizer):
             norm = scale * global_norm(gradients, plan.norm()[0])
             scale *= clip_coefficient(norm, self.clip_norm)
         loss = number(loss) if self.rule.needs_loss and loss is not None else None
-        rows, scalars = zip(*(batch.row(loss, scale) for batch in batches), strict=True)
+        hs = [batch.at() for batch in batches]
+        pairs = [batch.row(h, loss, scale) for batch, h in zip(batches, hs, strict=True)]
+        rows, scalars = [row for row, _ in pairs], [after for _, after in pairs]
+        measures = any(batch.kernel.measure for batch in batches)
+        measured = plan.measure(rows) if measures else []
+        numbers = {}
+        for k, (members, sums) in enumerate(measured):
+            if members:
+                found = batches[k].adapted(hs[k], loan.owners(k), sums)
+                rows[k] = (*rows[k][:3], found.own)
+                scalars[k] |= found.scalars
+                numbers[k] = found.numbers
         # From here on nothing fails. What touches each parameter comes before the pass takes the cache.
         self.grad_norm = norm
         for p, state in new:
             self.state[p].update(state)
         for batch, after in zip(batches, scalars, strict=True):
             batch.advance(after)
+        for k, values in numbers.items():
+            batches[k].assign(values)
         torch.autograd.graph.increment_version(loan.parameters())
-        plan.run(list(rows))
+        plan.run(rows)
         loan.give_back()
 
     def _amp(self) -> tuple[float, bool]:
@@ -194,7 +215,8 @@ class Fused(torch.optim.Optimizer):
     def _evaluated(self, group: dict[str, Any]) -> dict[str, Any]:
         if group.get("differentiable"):
             raise ValueError(NOT_DIFFERENTIABLE)
-        return {**self._defaults, **self.hyperparameters(group)}
+        extras = {name: group.get(name, default) for name, default in self.extras.items()}
+        return {**self._defaults, **extras, **self.hyperparameters(group)}
 
     def _form(self) -> Form:
         return Form(
@@ -288,10 +310,10 @@ def number(value: Any) -> float:
     return float(value.item() if isinstance(value, Tensor) else value)
 
 
-def signature(parameters: list[inspect.Parameter]) -> inspect.Signature:
+def signature(parameters: list[inspect.Parameter], extras: Mapping[str, Any]) -> inspect.Signature:
     """The signature of a class with these parameters of its own."""
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in KEYWORDS.items()
+        for name, default in {**extras, **KEYWORDS}.items()
     ]
     return inspect.Signature([*parameters, *added])

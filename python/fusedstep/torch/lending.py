@@ -79,7 +79,7 @@ class Loan:
     def _check_disjoint(self) -> None:
         memory = []
         for k, batch in enumerate(self._batches):
-            owners = self._owners(k)
+            owners = self.owners(k)
             memory += [(self._label(p), _memory(p)) for p in owners]
             for slot in range(batch.slots):
                 states = batch.found.state(slot, batch.members)
@@ -93,9 +93,9 @@ class Loan:
 
     def parameters(self) -> list[Tensor]:
         """All parameters of the step themselves."""
-        return [p for k in range(len(self._batches)) for p in self._owners(k)]
+        return [p for k in range(len(self._batches)) for p in self.owners(k)]
 
-    def _owners(self, k: int) -> list[Tensor]:
+    def owners(self, k: int) -> list[Tensor]:
         """The parameters of batch k themselves."""
         batch = self._batches[k]
         owners = batch.found.parameters(batch.members)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..hyperparameters import Hyperparameter
 from ..optimizer import Optimizer as Rule
+from ..update_rules.schedule_free import ScheduleFree, to_z
 from .fused import Fused, number, signature
 
 BETAS = ("beta1", "beta2")
@@ -53,6 +54,32 @@ class Own(Fused):
         return {name: value if isinstance(value, bool) else number(value) for name, value in values.items()}
 
 
+class OwnScheduleFree(Own):
+    """A rule whose parameters are an average while evaluating."""
+
+    rule: ClassVar[type[ScheduleFree]]
+
+    def train(self) -> None:
+        """Make the parameters those at which gradients are taken, to go on with steps."""
+        self._turn(evaluating=False)
+
+    def eval(self) -> None:
+        """Make the parameters the average, to evaluate or save them."""
+        self._turn(evaluating=True)
+
+    @torch.no_grad()
+    def _turn(self, *, evaluating: bool) -> None:
+        for group in self.param_groups:
+            self.make_state(group["params"])
+            weight = to_z(self.hyperparameters(group)[self.rule.mixture], evaluating)
+            for p in group["params"]:
+                state = self.state[p]
+                if bool(state["evaluating"]) != evaluating:
+                    wide = torch.promote_types(p.dtype, torch.float32)
+                    p.copy_(torch.lerp(p.to(wide), state["z"].to(wide), weight))
+                    state["evaluating"].fill_(evaluating)
+
+
 def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
     """The class of a rule, which `module` has under the rule's name."""
     defaults = _torch_form({name: field.default for name, field in rule._fields.items()})
@@ -64,11 +91,12 @@ def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
     members = {
         "__module__": module,
         "__doc__": f"{inspect.getdoc(rule)}\n\n{NOTE}",
-        "__signature__": signature(parameters),
+        "__signature__": signature(parameters, {}),
         "rule": rule,
         "_names": frozenset(defaults),
     }
-    return type(rule.__name__, (Own,), members)
+    base = OwnScheduleFree if issubclass(rule, ScheduleFree) else Own
+    return type(rule.__name__, (base,), members)
 
 
 def _torch_form(values: dict[str, Any]) -> dict[str, Any]:

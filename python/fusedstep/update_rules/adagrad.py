@@ -20,7 +20,8 @@ __all__ = ["Adadelta", "Adagrad", "RMSProp"]
 class Adagrad(Optimizer):
     """Adagrad. Duchi, Hazan & Singer 2011, JMLR 12:2121-2159.
 
-    ``s ← s + g²;  p ← p - lr·g / (√s + eps)``. State: s, the sum of squares.
+    ``s ← s + g²;  p ← p - lr·g / (√s + eps)``. State, 4 bytes: s, the sum of squares. For sparse features,
+    whose rare weights make larger steps.
 
     lr: step size, default 0.01, divided by ``1 + (t - 1)·lr_decay`` (default 0). eps: default 1e-8 (torch:
     1e-10). initial_accumulator: where s starts, default 0, fixed. mean: divide by the root mean square
@@ -55,8 +56,8 @@ class Adagrad(Optimizer):
 class RMSProp(Optimizer):
     """RMSProp. Tieleman & Hinton 2012, Neural Networks for Machine Learning, lecture 6.5.
 
-    ``s ← rho·s + (1 - rho)·g²;  p ← p - lr·g / (√s + eps)``. State: s, the mean of squares; a and b where
-    used.
+    ``s ← rho·s + (1 - rho)·g²;  p ← p - lr·g / (√s + eps)``. State, 4 bytes: s, the mean of squares; a and b
+    where used. For recurrent networks and reinforcement learning, where gradients change in size.
 
     lr: step size, default 0.001. rho: in [0, 1), default 0.9 (torch: 0.99). eps: default 1e-8.
     centered: ``a ← rho·a + (1 - rho)·g``, and ``√(s - a²)`` for ``√s``, taken as 0 where rounding makes it
@@ -117,7 +118,8 @@ class Adadelta(Optimizer):
     """Adadelta. Zeiler 2012, arXiv:1212.5701, Algorithm 1.
 
     ``s ← rho·s + (1 - rho)·g²;  Δ = √(d + eps) / √(s + eps)·g;  d ← rho·d + (1 - rho)·Δ²;  p ← p - lr·Δ``.
-    The paper has no step size: lr = 1. State: s and d, the means of g² and Δ².
+    The paper has no step size: lr = 1. State, 8 bytes: s and d, the means of g² and Δ². Where no lr shall be
+    chosen.
 
     lr: step size, default 1. rho: in [0, 1), default 0.9. eps: default 1e-6. Further options and errors: see
     `Optimizer`.

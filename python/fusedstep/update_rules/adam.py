@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from .. import cautious
 from ..hyperparameters import At, AtLeastOne, Decay, Finite, Nonnegative
 from ..kernel import Array, Coefficients, Kernel, kernel
 from ..optimizer import Optimizer
+from ..plan import Adapted, Measured
 
 __all__ = ["Adam", "AdamW", "Adamax", "Eve", "NAdam", "NAdamW", "RAdam"]
 
@@ -18,11 +20,14 @@ __all__ = ["Adam", "AdamW", "Adamax", "Eve", "NAdam", "NAdamW", "RAdam"]
 class Adam(Optimizer):
     """Adam. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1.
 
-    ``m ← beta1·m + (1 - beta1)·g;  v ← beta2·v + (1 - beta2)·g²;
-    p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 - beta2ᵗ)) + eps)``. State: m and v, the means of g and g².
+    ``m ← beta1·m + (1 - beta1)·g;  v ← beta2·v + (1 - beta2)·g²; p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 -
+    beta2ᵗ)) + eps)``. State, 8 bytes: m and v, the means of g and g². The usual first choice.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     amsgrad: divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False, fixed.
+    cautious: leave out what of the step has not the sign of the gradient, and multiply the rest by the number
+    of elements over those left (at most 1000) in each tensor (Liang et al. 2024, arXiv:2411.16085), default
+    False, fixed.
     bias_correction: default True; False is the short form ``p ← p - lr·m / (√v + eps)``.
     eps_hat: the paper's section 2 form ``p ← p - lr·√(1 - beta2ᵗ) / (1 - beta1ᵗ)·m / (√v + eps)``, used by
     Keras, scikit-learn and ONNX, default False. Further options and errors: see `Optimizer`.
@@ -35,6 +40,7 @@ class Adam(Optimizer):
     amsgrad: bool = False
     bias_correction: bool = True
     eps_hat: bool = False
+    cautious: bool = False
 
     @kernel("Adam")
     @staticmethod
@@ -53,24 +59,36 @@ class Adam(Optimizer):
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
+        if h.cautious:
+            return cautious.amsgrad if h.amsgrad else cautious.adam
         return cls.update_amsgrad if h.amsgrad else cls.update
 
     @classmethod
+    def corrected(cls, h: At, t: int) -> tuple[float, float]:
+        """The step size, and what multiplies √v."""
+        if not h.bias_correction:
+            return h.lr, 1.0
+        step, root = h.lr / (1 - h.beta1**t), 1 / math.sqrt(1 - h.beta2**t)
+        return (step / root, 1.0) if h.eps_hat else (step, root)
+
+    @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        step, root = h.lr, 1.0
-        if h.bias_correction:
-            step = h.lr / (1 - h.beta1**t)
-            root = 1 / math.sqrt(1 - h.beta2**t)
-            if h.eps_hat:
-                step, root = step / root, 1.0
-        return _moments(h) | {"step": step, "root": root, "eps": h.eps}
+        step, root = cls.corrected(h, t)
+        c = moments(h) | {"root": root, "eps": h.eps}
+        return c if h.cautious else c | {"step": step}
+
+    @classmethod
+    def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
+        step, _ = cls.corrected(h, t)
+        return Adapted({"step": cautious.lengthened(step, measured)})
 
 
 class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay. Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
 
-    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. In the paper a schedule scales the decay but
-    lr = α does not; this is the form of torch and most others. State: m and v.
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. In the paper a schedule scales the decay but lr
+    = α does not; this is the form of torch and most others. State, 8 bytes: m and v. The usual choice for
+    transformers.
 
     weight_decay: default 0.01. All else as for `Adam`.
     """
@@ -81,13 +99,13 @@ class AdamW(Adam):
 class NAdam(Optimizer):
     """NAdam: Adam with Nesterov momentum. Dozat 2016, ICLR workshop, Algorithm 2.
 
-    m and v as in `Adam`. With ``μₜ = beta1·(1 - 0.96^(t·momentum_decay)/2)`` and ``Πₜ = μ₁·…·μₜ``:
-    ``p ← p - lr·((1 - μₜ)/(1 - Πₜ)·g + μₜ₊₁/(1 - Πₜ₊₁)·m) / (√(v / (1 - beta2ᵗ)) + eps)``. State: m and v; Π,
-    one number a group.
+    m and v as in `Adam`. With ``μₜ = beta1·(1 - 0.96^(t·momentum_decay)/2)`` and ``Πₜ = μ₁·…·μₜ``: ``p ← p -
+    lr·((1 - μₜ)/(1 - Πₜ)·g + μₜ₊₁/(1 - Πₜ₊₁)·m) / (√(v / (1 - beta2ᵗ)) + eps)``. State, 8 bytes: m and v; Π,
+    one number a group. As `Adam`, a little faster where gradients are steady.
 
     lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
-    momentum_decay: ψ, how fast μ rises from beta1/2 to beta1, default 0.004. Further options and errors: see
-    `Optimizer`.
+    momentum_decay: ψ, how fast μ rises from beta1/2 to beta1, default 0.004. amsgrad: divide by the root of
+    the largest v so far, state vmax, default False, fixed. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 2e-3
@@ -95,6 +113,7 @@ class NAdam(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
     momentum_decay: Nonnegative = 4e-3
+    amsgrad: bool = False
     scalars: ClassVar = {"mu_product": 1.0}
 
     @kernel("NAdam")
@@ -104,6 +123,18 @@ class NAdam(Optimizer):
         v[...] = c.beta2 * v + c.gain2 * (g * g)
         p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(v) * c.root + c.eps)
 
+    @kernel("NAMSGrad")
+    @staticmethod
+    def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
+        m[...] = c.beta1 * m + c.gain1 * g
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        vmax[...] = np.maximum(vmax, v)
+        p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(vmax) * c.root + c.eps)
+
+    @classmethod
+    def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
+        return cls.update_amsgrad if h.amsgrad else cls.update
+
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
         return {"mu_product": h.mu_product * _mu(h, t)}
@@ -111,7 +142,7 @@ class NAdam(Optimizer):
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         mu, mu_next = _mu(h, t), _mu(h, t + 1)
-        return _moments(h) | {
+        return moments(h) | {
             "ahead": h.lr * (1 - mu) / (1 - h.mu_product),
             "step": h.lr * mu_next / (1 - h.mu_product * mu_next),
             "root": 1 / math.sqrt(1 - h.beta2**t),
@@ -122,7 +153,8 @@ class NAdam(Optimizer):
 class NAdamW(NAdam):
     """NAdam with decoupled weight decay. Dozat 2016; Loshchilov & Hutter 2019, arXiv:1711.05101.
 
-    ``p ← p·(1 - lr·weight_decay)``, then the step of `NAdam`. State: m and v; Π, one number a group.
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `NAdam`. State, 8 bytes: m and v; Π, one number a group.
+    As `AdamW`, a little faster where gradients are steady.
 
     weight_decay: default 0.01. All else as for `NAdam`.
     """
@@ -134,7 +166,8 @@ class Adamax(Optimizer):
     """Adamax: Adam with the infinity norm. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2.
 
     ``m ← beta1·m + (1 - beta1)·g;  u ← max(beta2·u, |g| + eps);  p ← p - lr/(1 - beta1ᵗ)·m/u``. The eps,
-    which the paper lacks, is that of torch. State: m, the mean of g, and u, a decaying maximum of |g|.
+    which the paper lacks, is that of torch. State, 8 bytes: m, the mean of g, and u, a decaying maximum of
+    |g|. As `Adam`, for embeddings and other gradients that are often 0.
 
     lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     Further options and errors: see `Optimizer`.
@@ -170,7 +203,8 @@ class RAdam(Optimizer):
 
     m and v as in `Adam`. With ``ρ∞ = 2/(1 - beta2) - 1`` and ``ρ = ρ∞ - 2t·beta2ᵗ/(1 - beta2ᵗ)``: where ρ >
     5, ``p ← p - lr·r·m/(1 - beta1ᵗ)·√(1 - beta2ᵗ)/(√v + eps)``, ``r = √((ρ-4)(ρ-2)ρ∞ / ((ρ∞-4)(ρ∞-2)ρ))``;
-    before that ``p ← p - lr·m/(1 - beta1ᵗ)``. State: m and v, the means of g and g².
+    before that ``p ← p - lr·m/(1 - beta1ᵗ)``. State, 8 bytes: m and v, the means of g and g². As `Adam`,
+    without a warm-up.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     Further options and errors: see `Optimizer`.
@@ -196,15 +230,16 @@ class RAdam(Optimizer):
         step = h.lr / correction1
         if rho > 5:
             step *= math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho) * correction2)
-        return _moments(h) | {"step": step, "rectified": float(rho > 5), "eps": h.eps}
+        return moments(h) | {"step": step, "rectified": float(rho > 5), "eps": h.eps}
 
 
 class Eve(Adam):
     """Eve: Adam whose step size follows the loss. Hayashi, Koushik & Neubig, arXiv:1611.01505, Algorithm 1.
 
     `Adam` with ``lr/d``; d = 1 at the first step, then, with the losses f of this step and the one before,
-    ``d̂ = clip(|f - f_before| / (min(f, f_before) - f_star), 1/c, c);  d ← beta3·d + (1 - beta3)·d̂``.
-    State: m and v; d and f, one number a group. Every step needs its loss: ``step(grads, loss=f)``.
+    ``d̂ = clip(|f - f_before| / (min(f, f_before) - f_star), 1/c, c);  d ← beta3·d + (1 - beta3)·d̂``. State,
+    8 bytes: m and v; d and f, one number a group. Every step needs its loss: ``step(grads, loss=f)``. As
+    `Adam`, where the least possible loss is known.
 
     beta3: in [0, 1), default 0.999. c: at least 1, default 10. f_star: what the loss never goes below,
     default 0. All else as for `Adam`. Raises ValueError for a step without a loss, or with one below f_star.
@@ -229,10 +264,9 @@ class Eve(Adam):
         return {"d": h.beta3 * h.d + (1 - h.beta3) * min(max(ratio, 1 / h.c), h.c), "f": loss}
 
     @classmethod
-    def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        c = super().coefficients(h, t)
-        c["step"] /= h.d
-        return c
+    def corrected(cls, h: At, t: int) -> tuple[float, float]:
+        step, root = super().corrected(h, t)
+        return step / h.d, root
 
 
 def _mu(h: At, t: int) -> float:
@@ -240,5 +274,6 @@ def _mu(h: At, t: int) -> float:
     return float(h.beta1 * (1 - 0.5 * 0.96 ** (t * h.momentum_decay)))
 
 
-def _moments(h: At) -> dict[str, float]:
+def moments(h: At) -> dict[str, float]:
+    """The coefficients of m and v."""
     return {"beta1": h.beta1, "gain1": 1 - h.beta1, "beta2": h.beta2, "gain2": 1 - h.beta2}

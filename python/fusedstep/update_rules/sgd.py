@@ -17,7 +17,7 @@ __all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 class SGD(Optimizer):
     """Stochastic gradient descent. Robbins & Monro 1951, doi:10.1214/aoms/1177729586.
 
-    ``p ← p - lr·g``. No state.
+    ``p ← p - lr·g``. No state. The baseline; where memory counts most.
 
     lr: step size, default 0.01. Further options and errors: see `Optimizer`.
     """
@@ -37,7 +37,8 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """Momentum, with the step size inside the velocity. Polyak 1964; CS231n, "Neural Networks Part 3".
 
-    ``v ← momentum·v - lr·g;  p ← p + v``. State: v, the velocity.
+    ``v ← momentum·v - lr·g;  p ← p + v``. State, 4 bytes: v, the velocity. For vision models, with a
+    schedule.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9; often scheduled .5, .9, .95, .99.
     Further options and errors: see `Optimizer`.
@@ -58,9 +59,10 @@ class Momentum(Optimizer):
 
 
 class EMAMomentum(Optimizer):
-    """Momentum as an exponential moving average of the gradients, as in Adam but not corrected.
+    """Momentum as an exponential average of the gradients. Polyak 1964; as Adam's m, but not corrected.
 
-    ``m ← momentum·m + (1 - momentum)·g;  p ← p - lr·m``. State: m, the average.
+    ``m ← momentum·m + (1 - momentum)·g;  p ← p - lr·m``. State, 4 bytes: m, the average. As `Momentum`, where
+    the step should not grow with momentum.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. Further options and errors: see
     `Optimizer`.
@@ -87,7 +89,8 @@ class Nesterov(Optimizer):
     computes gradients at p, so p is x_ahead: ``u ← momentum·v - lr·g;  p ← p - momentum·v + (1 + momentum)·u;
     v ← u``. With a schedule, p is left where the momentum of the next step looks ahead to, so step t asks for
     momentum(t + 1) too; a parameter skipped while momentum changes stays where it looked ahead to before, and
-    its next step is off by that change times v. State: v, the velocity.
+    its next step is off by that change times v. State, 4 bytes: v, the velocity. As `Momentum`, with less
+    overshooting.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. Further options and errors: see
     `Optimizer`.
@@ -118,7 +121,8 @@ class SGDM(Optimizer):
     """Momentum, with the step size outside the buffer. Sutskever et al. 2013, ICML; torch's SGD.
 
     ``buf ← momentum·buf + (1 - dampening)·g`` (at the first step ``buf ← g``); ``p ← p - lr·buf``, or with
-    nesterov ``p ← p - lr·(g + momentum·buf)``. State: buf; none without momentum.
+    nesterov ``p ← p - lr·(g + momentum·buf)``. State, 4 bytes: buf; none without momentum. As `Momentum`,
+    where lr changes: the buffer has no part of it.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9, and 0 is `SGD`, which cannot change later.
     dampening: in [0, 1), default 0. nesterov: default False, fixed. Further options and errors: see
@@ -158,9 +162,10 @@ class SGDM(Optimizer):
 class ASGD(Optimizer):
     """Averaged SGD. Polyak & Juditsky 1992, doi:10.1137/0330046; with the rates of Xu 2011, arXiv:1107.2490.
 
-    ``p ← p·(1 - lambd·eta) - eta·g;  ax ← ax + mu·(p - ax)``, and after the step
-    ``eta ← lr / (1 + lambd·lr·t)^alpha;  mu ← 1 / max(1, t - t0)``. The average ax is p itself until step t0.
-    State: ax; eta and mu, one number a group each.
+    ``p ← p·(1 - lambd·eta) - eta·g;  ax ← ax + mu·(p - ax)``, and after the step ``eta ← lr / (1 +
+    lambd·lr·t)^alpha;  mu ← 1 / max(1, t - t0)``. The average ax is p itself until step t0. State, 4 bytes:
+    ax; eta and mu, one number a group each. For convex problems with noisy gradients, of which ax is the
+    answer.
 
     lr: step size, default 0.01. lambd: decay of p, default 1e-4. alpha: default 0.75. t0: when averaging
     begins, default 1e6. Further options and errors: see `Optimizer`.

@@ -1,0 +1,36 @@
+// Steps whose average takes the place of a schedule. The parameter is y = (1 - β)z + βx, where x is the
+// average of z, and c the weight of the newest z in it. Defazio et al. 2024, arXiv:2405.15682.
+#pragma once
+
+#include "../arithmetic.hpp"
+
+namespace fusedstep::FUSEDSTEP_ISA {
+namespace {
+
+/// Schedule-Free SGD. arXiv:2405.15682, eq. 3-5.
+template <class T>
+struct ScheduleFreeSGD {
+  T decay, c, ahead, lr;  // ahead = lr·(1 - β(1 - c))
+
+  void operator()(T& y, T g, T& z) const {
+    const T direction = g + decay * y;
+    y = y + c * (z - y) - ahead * direction;
+    z = z - lr * direction;
+  }
+};
+
+/// Schedule-Free AdamW. arXiv:2405.15682, Algorithm 1.
+template <class T>
+struct ScheduleFreeAdamW {
+  T beta2, gain2, root, eps, decay, c, ahead, lr;
+
+  void operator()(T& y, T g, T& z, T& v) const {
+    v = beta2 * v + gain2 * (g * g);
+    const T direction = g / (sqrt(v) * root + eps) + decay * y;
+    y = y + c * (z - y) - ahead * direction;
+    z = z - lr * direction;
+  }
+};
+
+}  // namespace
+}  // namespace fusedstep::FUSEDSTEP_ISA

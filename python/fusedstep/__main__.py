@@ -1,0 +1,54 @@
+"""``python -m fusedstep rules`` prints the catalogue, ``python -m fusedstep info`` what is running."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+
+from .optimizer import Optimizer
+from .runtime import info
+from .update_rules import rules
+
+FLOAT32 = 4
+
+
+def state_bytes(rule: type[Optimizer]) -> int:
+    """What a rule with its defaults keeps for a float32 parameter."""
+    defaults = SimpleNamespace(**{name: field.default for name, field in rule._fields.items()})
+    return FLOAT32 * len(rule.choose_kernel(defaults).slots)
+
+
+def source(rule: type[Optimizer]) -> str:
+    """Where a rule is from: its docstring's first line after the name."""
+    title = (inspect.getdoc(rule) or "").partition("\n")[0]
+    return title.partition(". ")[2].removesuffix(".") or title
+
+
+def table(rows: Iterable[Sequence[object]]) -> str:
+    """Columns of text, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if cell.isdigit() else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m fusedstep")
+    parser.add_argument("what", choices=["rules", "info"], help="the catalogue, or what is running")
+    if parser.parse_args(arguments).what == "rules":
+        rows = [(name, state_bytes(rule), source(rule)) for name, rule in rules.items()]
+        print(table([("rule", "state bytes per parameter (float32)", "source"), *rows]))
+    else:
+        print(table(info().items()))
+
+
+if __name__ == "__main__":
+    main()

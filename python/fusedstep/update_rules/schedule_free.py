@@ -1,0 +1,155 @@
+"""Steps whose average takes the place of a schedule. The counterpart of cpp/rules/schedule_free.hpp."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from ..arrays import check_writeable
+from ..hyperparameters import At, Decay, Mixture, Nonnegative
+from ..kernel import Array, Coefficients, kernel
+from ..optimizer import Optimizer
+from ..storage import arithmetic
+
+__all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
+
+
+class ScheduleFree(Optimizer):
+    """What the schedule-free rules share: the average, and when the parameter is which point.
+
+    While training, the parameter is y, at which gradients are taken. `eval` makes it x, the average, which is
+    what has been learnt; `train` makes it y again. Both are exact to rounding, and do nothing if there is
+    nothing to do. A new optimizer trains.
+
+    warmup_steps: during which lr grows in proportion to t, default 0. r, weight_lr_power: the weight of step
+    t in the average is ``tʳ·(largest lr so far)^weight_lr_power``, default 0 and 2. Raises RuntimeError for a
+    step while evaluating.
+    """
+
+    warmup_steps: Nonnegative = 0.0
+    r: Nonnegative = 0.0
+    weight_lr_power: Nonnegative = 2.0
+    scalars: ClassVar = {"weight_sum": 0.0, "lr_max": 0.0, "evaluating": 0.0}
+    takes: ClassVar = ("weight_decay",)
+
+    mixture: ClassVar[str]
+    """The hyperparameter β of ``y = (1 - β)·z + β·x``."""
+
+    def train(self) -> None:
+        """Make the parameters y, to go on with steps."""
+        self._turn(evaluating=False)
+
+    def eval(self) -> None:
+        """Make the parameters x, the average, to evaluate or save them."""
+        self._turn(evaluating=True)
+
+    def _turn(self, *, evaluating: bool) -> None:
+        moves = []
+        i = 0
+        for group, leaves in zip(self.groups, self.structure.leaves, strict=True):
+            for p in leaves:
+                if group.scalars["evaluating"] != evaluating:
+                    check_writeable(self.tensors.names[i], p)
+                    moves.append((p, self.tensors.slots[i]["z"], to_z(group[self.mixture], evaluating)))
+                i += 1
+        for p, z, weight in moves:
+            dtype = arithmetic(p.dtype)
+            point = p.astype(dtype)
+            p[...] = point + dtype.type(weight) * (z.astype(dtype) - point)
+        for group in self.groups:
+            group.scalars["evaluating"] = float(evaluating)
+
+    @classmethod
+    def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
+        if h.evaluating:
+            raise RuntimeError("the parameters are the average: train() before the next step()")
+        lr_max = max(h.lr_max, _warmed_up(h, t))
+        weight = _weight(h, t, lr_max)
+        return {"weight_sum": h.weight_sum + weight, "lr_max": lr_max, "evaluating": 0.0}
+
+    @classmethod
+    def averaging(cls, h: At, t: int) -> dict[str, float]:
+        """How y and z move along the direction of step t."""
+        lr, weight = _warmed_up(h, t), _weight(h, t, h.lr_max)
+        c = weight / h.weight_sum if h.weight_sum > 0 else 0.0
+        ahead = lr * (1 - getattr(h, cls.mixture) * (1 - c))
+        return {"decay": h.weight_decay, "c": c, "ahead": ahead, "lr": lr}
+
+
+class ScheduleFreeSGD(ScheduleFree):
+    """Schedule-Free SGD. Defazio et al. 2024, arXiv:2405.15682, eq. 3-5.
+
+    With ``u = g + weight_decay·y`` at ``y = (1 - momentum)·z + momentum·x``: ``z ← z - lr·u; x ← (1 - c)·x +
+    c·z``, where c is the weight of step t over the sum of all weights. The parameter is y, or x after `eval`.
+    State, 4 bytes: z; the sum, the largest lr, and the mode, one number a group each. Where the number of
+    steps is not known beforehand: x is as good at any time as after a schedule that ends there.
+
+    lr: step size, default 1. momentum: β, in (0, 1), default 0.9, fixed. weight_decay: default 0, as above.
+    All else as for `ScheduleFree` and `Optimizer`.
+    """
+
+    lr: Nonnegative = 1.0
+    momentum: Mixture = 0.9
+    weight_decay: Nonnegative = 0.0
+    copies: ClassVar = ("z",)
+    mixture: ClassVar = "momentum"
+
+    @kernel("ScheduleFreeSGD")
+    @staticmethod
+    def update(c: Coefficients, y: Array, g: Array, z: Array) -> None:
+        direction = g + c.decay * y
+        y[...] = y + c.c * (z - y) - c.ahead * direction
+        z[...] = z - c.lr * direction
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        return cls.averaging(h, t)
+
+
+class ScheduleFreeAdamW(ScheduleFree):
+    """Schedule-Free AdamW. Defazio et al. 2024, arXiv:2405.15682, Algorithm 1.
+
+    ``v ← beta2·v + (1 - beta2)·g²``, and with ``u = g / (√(v / (1 - beta2ᵗ)) + eps) + weight_decay·y`` at ``y
+    = (1 - beta1)·z + beta1·x``: ``z ← z - lr·u;  x ← (1 - c)·x + c·z``, where c is the weight of step t over
+    the sum of all weights. The parameter is y, or x after `eval`. State, 8 bytes: z and v; the sum, the
+    largest lr, and the mode, one number a group each. As `ScheduleFreeSGD`, where AdamW would be used.
+
+    lr: step size, default 0.0025. beta1: β, in (0, 1), default 0.9, fixed. beta2: in [0, 1), default 0.999.
+    eps: default 1e-8. weight_decay: default 0, as above. All else as for `ScheduleFree` and `Optimizer`.
+    """
+
+    lr: Nonnegative = 0.0025
+    beta1: Mixture = 0.9
+    beta2: Decay = 0.999
+    eps: Nonnegative = 1e-8
+    weight_decay: Nonnegative = 0.0
+    copies: ClassVar = ("z",)
+    mixture: ClassVar = "beta1"
+
+    @kernel("ScheduleFreeAdamW")
+    @staticmethod
+    def update(c: Coefficients, y: Array, g: Array, z: Array, v: Array) -> None:
+        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        direction = g / (np.sqrt(v) * c.root + c.eps) + c.decay * y
+        y[...] = y + c.c * (z - y) - c.ahead * direction
+        z[...] = z - c.lr * direction
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        root = 1 / math.sqrt(1 - h.beta2**t)
+        return {"beta2": h.beta2, "gain2": 1 - h.beta2, "root": root, "eps": h.eps} | cls.averaging(h, t)
+
+
+def to_z(beta: float, evaluating: bool) -> float:
+    """How far on the way to z the other point is: x from y, or y from x."""
+    return 1 - 1 / beta if evaluating else 1 - beta
+
+
+def _warmed_up(h: At, t: int) -> float:
+    return float(h.lr * t / h.warmup_steps if t <= h.warmup_steps else h.lr)
+
+
+def _weight(h: At, t: int, lr_max: float) -> float:
+    return float(t**h.r * lr_max**h.weight_lr_power)
