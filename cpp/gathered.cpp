@@ -106,7 +106,8 @@ void Gathered::look(std::size_t i) {
   tensor.p = p->array;
   fits_[i] = look_at_state(tensor, *p, i);
   const std::optional<View> g = view(object(i, 1));
-  if (suits(g, *p)) tensor.g = g->array;
+  tensor.stepped = suits(g, *p);
+  if (tensor.stepped) tensor.g = g->array;
 }
 
 bool Gathered::look_at_state(Tensor& tensor, const View& p, std::size_t i) const {

@@ -58,7 +58,7 @@ class Gathered {
   const Tensor& tensor(std::size_t i) const { return tensors_[i]; }
   /// Whether they can step its memory, but for the gradient.
   bool fits(std::size_t i) const { return fits_[i]; }
-  bool gradient_fits(std::size_t i) const { return tensors_[i].is_stepped(); }
+  bool gradient_fits(std::size_t i) const { return tensors_[i].stepped; }
 
   template <class Function>
   void for_each(const Members& members, const Function& function) const {

@@ -30,7 +30,7 @@ Struct fill(const double* values) {
 /// One kernel: the bare numbers and pointers of the table become the rule, its prologue and its state slots.
 template <template <class> class Prologue, template <class> class Rule, class P, class G, class... S>
 void run(const double* coefficients, size_t begin, size_t end, void* p, const void* g, void* const* state) {
-  using T = typename Storage<P>::Arithmetic;
+  using T = typename Storage<std::remove_const_t<P>>::Arithmetic;
   [&]<size_t... slot>(std::index_sequence<slot...>) {
     sweep(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end,
           static_cast<P*>(p), static_cast<const G*>(g), static_cast<S*>(state[slot])...);
@@ -70,7 +70,7 @@ constexpr bool has_coupled_loop() {
 template <class Taken, class Kept>
 using Slot = std::conditional_t<std::is_reference_v<Taken>, Kept, const Kept>;
 
-template <template <class> class Rule, class... Taken>
+template <template <class> class Rule, class Parameter, class... Taken>
 struct Entry {
   Kernel kernel;
 
@@ -107,9 +107,9 @@ struct Entry {
   template <class P, class G, class S>
   constexpr void state(Number p, Number g, Number s) {
     if constexpr (has_loop<P, G, S>())
-      kernel.sweep[p][g][s][0] = run<Decoupled, Rule, P, G, Slot<Taken, S>...>;
+      kernel.sweep[p][g][s][0] = run<Decoupled, Rule, Slot<Parameter, P>, G, Slot<Taken, S>...>;
     if constexpr (has_coupled_loop<P, G, S>())
-      kernel.sweep[p][g][s][1] = run<Coupled, Rule, P, G, Slot<Taken, S>...>;
+      kernel.sweep[p][g][s][1] = run<Coupled, Rule, Slot<Parameter, P>, G, Slot<Taken, S>...>;
   }
 
   template <class... T, class Sums>
@@ -123,9 +123,9 @@ struct Entry {
 };
 
 /// The state slots are what a rule takes after p and g.
-template <template <class> class Rule, class T, class... Taken>
-constexpr Kernel entry(const char* name, void (Rule<T>::*)(T&, T, Taken...) const) {
-  return Entry<Rule, Taken...>(name).kernel;
+template <template <class> class Rule, class T, class Parameter, class... Taken>
+constexpr Kernel entry(const char* name, void (Rule<T>::*)(Parameter, T, Taken...) const) {
+  return Entry<Rule, Parameter, Taken...>(name).kernel;
 }
 
 #define FUSEDSTEP_KERNEL(Rule) entry(#Rule, &Rule<double>::operator()),

@@ -34,10 +34,8 @@ class PinnedPlan {
     std::vector<std::size_t> odd;
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       const py::handle g = PyList_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
-      if (g.is_none())
-        plan_.tensors()[i].g.data = nullptr;
-      else if (!take(g, i, zero_gradients))
-        odd.push_back(i);
+      plan_.tensors()[i].stepped = !g.is_none();
+      if (!g.is_none() && !take(g, i, zero_gradients)) odd.push_back(i);
     }
     if (zero_gradients && odd.empty()) odd = overlapping(plan_.gradients());
     pinned_ = odd.empty();
@@ -84,7 +82,8 @@ class PinnedPlan {
                     {number, nullptr},
                     number,
                     {},
-                    nullptr};
+                    nullptr,
+                    false};
       for (std::size_t slot = 0; slot < state.size(); ++slot) {
         tensor.kept = checked_number(state[slot].dtype());
         tensor.state.at(slot) = state[slot].mutable_data();

@@ -59,7 +59,7 @@ std::vector<const double*> Plan::by_tensor(const std::vector<Row>& rows) const {
   for (const Row& row : rows) next.push_back(row.rule.data());
   for (const Tensor& tensor : tensors_) {
     found.push_back(next[tensor.group]);
-    if (tensor.is_stepped()) next[tensor.group] += rows[tensor.group].stride;
+    if (tensor.stepped) next[tensor.group] += rows[tensor.group].stride;
   }
   return found;
 }
@@ -71,7 +71,7 @@ std::vector<Sums> Plan::measure(const std::vector<Row>& rows) const {
   std::vector<Block> blocks;
   std::vector<Sums> found(kernels_.size());
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    if (!tensors_[i].is_stepped() || kernel_of(tensors_[i]).sums == 0) continue;
+    if (!tensors_[i].stepped || kernel_of(tensors_[i]).sums == 0) continue;
     Sums& sums = found[tensors_[i].group];
     for (std::size_t begin = 0; begin < tensors_[i].size; begin += Tiles::size)
       blocks.push_back({i, sums.values.size(), begin});
@@ -105,10 +105,10 @@ void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
   const std::vector<const double*> coefficients = by_tensor(rows);
   const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors_[i];
-    if (tensor.g.data == nullptr) return;
+    if (!tensor.stepped) return;
     sweep(table, kernel_of(tensor), coefficients[i], begin, end, operands(tensor));
     // What follows finds the run in the cache.
-    if (tensor.average != nullptr)
+    if (tensor.average != nullptr && !rows[tensor.group].average.empty())
       sweep(table, table.kernels[average_], rows[tensor.group].average.data(), begin, end,
             {{tensor.kept, tensor.average}, tensor.p, tensor.kept, nullptr});
     if (zero_gradients) std::memset(tensor.g.at(begin), 0, (end - begin) * width(tensor.g.number));
@@ -120,8 +120,7 @@ void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
 std::vector<Run> Plan::gradients() const {
   std::vector<Run> runs;
   runs.reserve(tensors_.size());
-  for (const Tensor& tensor : tensors_)
-    runs.push_back({tensor.g, tensor.g.data == nullptr ? 0 : tensor.size});
+  for (const Tensor& tensor : tensors_) runs.push_back({tensor.g, tensor.stepped ? tensor.size : 0});
   return runs;
 }
 

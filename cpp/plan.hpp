@@ -16,7 +16,7 @@ namespace fusedstep {
 constexpr std::size_t max_slots = 8, max_sums = 2;
 
 /// One parameter with its gradient, its state, and the average of its weights, null where there is none.
-/// The gradient changes from step to step, and its memory is null where there is none.
+/// The gradient changes from step to step.
 struct Tensor {
   std::size_t group;
   std::size_t size;
@@ -24,16 +24,14 @@ struct Tensor {
   Number kept;  // of state and average
   std::array<void*, max_slots> state;
   void* average;
-
-  /// Whether it has a gradient, or needs none.
-  bool is_stepped() const { return size == 0 || g.data != nullptr; }
+  bool stepped;  // whether it has a gradient
 };
 
 /// A group's coefficients at a step, each after those of the prologue.
 struct Row {
   std::vector<double> rule;     // one row for all, or one for each tensor that has a gradient
   std::size_t stride;           // from a tensor's to the next one's; 0 where all have the same
-  std::vector<double> average;  // empty without
+  std::vector<double> average;  // empty: what averages there are stay as they are
 };
 
 /// The sums over each tensor of a group that its step depends on.

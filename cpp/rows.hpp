@@ -66,7 +66,7 @@ inline std::vector<Row> rows_for(const Plan& plan, const std::vector<Coefficient
   const std::vector<std::size_t>& kernels = plan.kernels();
   if (groups.size() != kernels.size()) throw std::invalid_argument("coefficients for each group");
   std::vector<std::size_t> stepped(kernels.size());
-  for (const Tensor& tensor : plan.tensors()) stepped[tensor.group] += tensor.is_stepped();
+  for (const Tensor& tensor : plan.tensors()) stepped[tensor.group] += tensor.stepped;
   std::vector<Row> rows;
   for (std::size_t group = 0; group < kernels.size(); ++group) {
     const auto& [prologue, rule, average, own] = groups[group];
@@ -89,9 +89,6 @@ inline std::vector<Row> rows_for(const Plan& plan, const std::vector<Coefficient
     const Kernel& of_average = active().kernels[plan.average()];
     check(row.average.size() == c_rule + of_average.coefficients, "coefficients", of_average);
   }
-  for (const Tensor& tensor : plan.tensors())
-    if (tensor.average != nullptr && rows[tensor.group].average.empty())
-      throw std::invalid_argument("coefficients of the average for each group that keeps one");
   return rows;
 }
 

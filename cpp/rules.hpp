@@ -6,6 +6,7 @@
 #include "rules/average.hpp"
 #include "rules/cautious.hpp"
 #include "rules/dual.hpp"
+#include "rules/matrix.hpp"
 #include "rules/moments.hpp"
 #include "rules/norms.hpp"
 #include "rules/schedule_free.hpp"
@@ -56,4 +57,6 @@
   RULE(StableAdamW)             \
   RULE(NovoGrad)                \
   RULE(Prodigy)                 \
+  RULE(MuonDirection)           \
+  RULE(Muon)                    \
   RULE(Average)

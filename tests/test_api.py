@@ -382,6 +382,7 @@ def test_every_rule_is_exported() -> None:
         "StableAdamW",
         "NovoGrad",
         "Prodigy",
+        "Muon",
     ]
     assert list(fs.rules) == names
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())

@@ -74,7 +74,8 @@ def functions() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def disassembly(functions: dict[str, str]) -> dict[tuple[str, ...], str]:
     """The code of each kernel, by instruction set, prologue, rule and mix."""
-    found = matching(functions, r"run<{0}(\w+), {0}(\w+), (?:{0})?(\w+), (?:{0})?(\w+)(?:, (?:{0})?(\w+))?")
+    kernel = r"run<{0}(\w+), {0}(\w+), (?:{0})?(\w+)(?: const)?, (?:{0})?(\w+)(?:, (?:{0})?(\w+))?"
+    found = matching(functions, kernel)
     rules = itertools.product(COMPILED[platform.machine()], ("Decoupled", "Coupled"), _core.kernels().items())
     assert found.keys() == {
         (isa, prologue, rule, p, g, *([s] if slots else []))

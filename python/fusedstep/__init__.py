@@ -6,10 +6,11 @@ from .gradients import clip_grad_norm, flatten, global_norm
 from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
 from .step import StepResult
-from .update_rules import adagrad, adam, dual, moments, norms, rules, schedule_free, sgd, sign
+from .update_rules import adagrad, adam, dual, matrix, moments, norms, rules, schedule_free, sgd, sign
 from .update_rules.adagrad import *
 from .update_rules.adam import *
 from .update_rules.dual import *
+from .update_rules.matrix import *
 from .update_rules.moments import *
 from .update_rules.norms import *
 from .update_rules.schedule_free import *
@@ -33,6 +34,7 @@ __all__ = [
 __all__ += adagrad.__all__
 __all__ += adam.__all__
 __all__ += dual.__all__
+__all__ += matrix.__all__
 __all__ += moments.__all__
 __all__ += norms.__all__
 __all__ += schedule_free.__all__

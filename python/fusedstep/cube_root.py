@@ -40,7 +40,8 @@ def _third(n: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _refined(y: Array, x: Array) -> Array:
     """Nearer to 1/∛x: of (1 - h)^-⅓, where h = 1 - x·y³, the first three terms."""
     h = _in(x, 1) - (x * y) * (y * y)
-    return y + y * (h * (_in(x, 1 / 3) + h * _in(x, 2 / 9)))
+    nearer: Array = y + y * (h * (_in(x, 1 / 3) + h * _in(x, 2 / 9)))
+    return nearer
 
 
 def _in(x: Array, value: float) -> np.floating[Any]:

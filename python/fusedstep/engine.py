@@ -14,7 +14,8 @@ import numpy.typing as npt
 from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
 from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, declared
-from .kernel import Kernel
+from .kernel import Kernel, MatrixKernel
+from .matrices import Directions
 from .plan import Adapted, Measured, Row, adapted, row
 from .step import StepOptions, StepResult, checked_options
 from .storage import mix, state_type
@@ -66,6 +67,9 @@ class Engine:
     takes: ClassVar[tuple[str, ...]] = ()
     """Those of l1, l2 and weight_decay that are the rule's own; none is applied before it."""
 
+    measures_groups: ClassVar[bool] = False
+    """Whether it adds what it measures over all tensors of a group."""
+
     needs_loss: ClassVar[bool] = False
     """Whether a step needs the loss."""
 
@@ -102,7 +106,14 @@ class Engine:
         self._running = Lock()
         self.structure = Groups(params)
         self.groups = tuple(
-            Group(tree, {**hyperparameters, **options}, self._fields, self.choose_kernel, dict(self.scalars))
+            Group(
+                tree,
+                {**hyperparameters, **options},
+                self._fields,
+                self.choose_kernel,
+                self.choose_matrix_kernel,
+                dict(self.scalars),
+            )
             for tree, options in zip(self.structure.trees, self.structure.options, strict=True)
         )
         group_of = [i for i, leaves in enumerate(self.structure.leaves) for _ in leaves]
@@ -113,13 +124,20 @@ class Engine:
         )
         self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
         """Views of the state arrays by slot, keyed like the parameters."""
-        self._plan = BACKENDS[backend](
-            [group.kernel for group in self.groups],
-            [
-                (i, p, [slots[name] for name in self.groups[i].kernel.slots], slots.get(average.SLOT))
-                for i, p, slots in zip(group_of, self.tensors.dense, self.tensors.slots, strict=True)
-            ],
-        )
+        used = [
+            (self.groups[i], self.groups[i].kernel_of(p))
+            for i, p in zip(group_of, self.tensors.dense, strict=True)
+        ]
+        # The parameters of a group that share a kernel make a part: they share coefficients.
+        self._parts = list(dict.fromkeys(used))
+        kernels = [kernel for _, kernel in self._parts]
+        tensors = [
+            (self._parts.index(part), p, self._operands(slots, part[1], p), slots.get(average.SLOT))
+            for part, p, slots in zip(used, self.tensors.dense, self.tensors.slots, strict=True)
+        ]
+        self._plan = BACKENDS[backend](kernels, tensors)
+        turns = any(isinstance(kernel, MatrixKernel) for kernel in kernels)
+        self._directions = Directions(BACKENDS[backend], kernels, tensors) if turns else None
 
     # What a rule says about itself.
 
@@ -128,6 +146,11 @@ class Engine:
         """The elementwise update that the hyperparameters `h` choose; they decide which state there is."""
         del h
         return cls.update
+
+    @classmethod
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
+        """The same for parameters of two axes, if they have an update of their own."""
+        return None
 
     @classmethod
     def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
@@ -208,9 +231,13 @@ class Engine:
                 return StepResult(norm, skipped=True)
         t, scale = self._t + 1, options.scale_at(norm)
         loss = None if loss is None else checked_number("loss", loss, REAL)
-        hs = [group.at(t) for group in self.groups]
+        at = {group: group.at(t) for group in self.groups}
+        hs = [
+            at[group] if kernel is group.kernel else at[group].with_kernel(kernel)
+            for group, kernel in self._parts
+        ]
         rows, scalars = [], []
-        for group, h in zip(self.groups, hs, strict=True):
+        for (group, _), h in zip(self._parts, hs, strict=True):
             coefficients, advanced = row(
                 type(self),
                 h,
@@ -224,10 +251,12 @@ class Engine:
             scalars.append(advanced)
         for p, stand_in in strided:
             stand_in[...] = p
-        measures = any(group.kernel.measure for group in self.groups)
+        measures = any(kernel.measure for _, kernel in self._parts)
         numbers = self._adapt(t, hs, rows, scalars) if measures else []
+        if self._directions:
+            self._directions.make(type(self), hs, t, rows, gradients)
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
-        for group, advanced in zip(self.groups, scalars, strict=True):
+        for (group, _), advanced in zip(self._parts, scalars, strict=True):
             group.scalars.update(advanced)
         for number, value in numbers:
             number[...] = value
@@ -268,6 +297,9 @@ class Engine:
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
         """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
         odd = self._plan.pin(gradients, zero_gradients)
+        if self.numbers:  # in whose memory a gradient of one element may lie, which the plan does not know
+            single = [i for i, p in enumerate(self.tensors.dense) if p.size == 1 and gradients[i] is not None]
+            odd = sorted({*odd, *single})
         if not odd:
             return []
         originals = [gradients[i] for i in odd]
@@ -297,17 +329,23 @@ class Engine:
         name, tensors = type(self).__name__, len(self.tensors.names)
         return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
 
+    def _operands(self, state: Mapping[str, Array], kernel: Kernel, p: Array) -> list[Array]:
+        """The slots of a parameter; the one that is no state is made for the plan alone."""
+        slots = [state[name] for name in kernel.state]
+        return [*slots, *(zeros_like(p, slots[0].dtype) for _ in kernel.slots[len(slots) :])]
+
     def _initial_state(self, i: int, group: Group, p: Array, dense_p: Array) -> dict[str, Array]:
         dtype = self._state_type or p.dtype
         if not mix(dtype, p.dtype):
             name = self.structure.names[i]
             raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {dtype}")
-        state = {slot: zeros_like(dense_p, dtype) for slot in group.slots}
+        slots = [*group.kernel_of(p).state, *([average.SLOT] if group.averaged else [])]
+        state = {slot: zeros_like(dense_p, dtype) for slot in slots}
         with np.errstate(all="ignore"):
             for slot, value in self.initial(group).items():
-                if value != 0:
+                if slot in state and value != 0:
                     state[slot][...] = value
-            for slot in group.slots:
+            for slot in slots:
                 if slot in (average.SLOT, *self.copies):
                     state[slot][...] = p
         return state | {name: np.full((), value) for name, value in self.numbers.items()}

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 
-from . import average
-
 if TYPE_CHECKING:
     from .kernel import Kernel
 
@@ -114,6 +112,10 @@ class At(SimpleNamespace):
     next: Callable[[str], float]
     """Any hyperparameter at the step after this one."""
 
+    def with_kernel(self, kernel: Kernel) -> At:
+        """The same for another kernel."""
+        return At(**{**vars(self), "kernel": kernel})
+
 
 class Group(Mapping[str, Any]):
     """Parameters that share hyperparameters. ``group["lr"]`` reads one, ``group["lr"] = 3e-4`` sets it."""
@@ -124,6 +126,7 @@ class Group(Mapping[str, Any]):
         values: dict[str, Any],
         fields: dict[str, Hyperparameter],
         choose_kernel: Callable[[SimpleNamespace], Kernel],
+        choose_matrix_kernel: Callable[[SimpleNamespace], Kernel | None],
         scalars: dict[str, float],
     ) -> None:
         unknown = [name for name in values if name not in fields]
@@ -132,12 +135,13 @@ class Group(Mapping[str, Any]):
         self._params = params
         self._fields = fields
         self._choose_kernel = choose_kernel
+        self._choose_matrix_kernel = choose_matrix_kernel
         self._values = {
             name: field.checked(values.get(name, field.default)) for name, field in fields.items()
         }
         self._scheduled = [name for name, value in self._values.items() if callable(value)]
         self.scalars = scalars
-        self.kernel, self.averaged = self._structure(self._values)
+        self.kernel, self._matrix_kernel, self.averaged = self._structure(self._values)
 
     def __getitem__(self, name: str) -> Any:
         return self._params if name == "params" else self._values[name]
@@ -158,10 +162,9 @@ class Group(Mapping[str, Any]):
     __eq__ = object.__eq__  # a mapping's would compare arrays
     __hash__ = object.__hash__
 
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """The state of each parameter."""
-        return (*self.kernel.slots, *([average.SLOT] if self.averaged else []))
+    def kernel_of(self, p: np.ndarray[Any, Any]) -> Kernel:
+        """The update of a parameter."""
+        return self._matrix_kernel if self._matrix_kernel and p.ndim == 2 else self.kernel
 
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
         """Names and values, without the parameters."""
@@ -175,13 +178,15 @@ class Group(Mapping[str, Any]):
         value = field.checked(value)
         if field.interval and field.interval.fixed and value != self._values[name]:
             raise ValueError(f"{name} is fixed at construction")
-        if self._structure({**self._values, name: value}) != (self.kernel, self.averaged):
+        structure = self.kernel, self._matrix_kernel, self.averaged
+        if self._structure({**self._values, name: value}) != structure:
             raise ValueError(f"{name}={value!r} needs other state than this optimizer has: make a new one")
         return value
 
-    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, bool]:
-        """What decides which state there is: the kernel, and whether the weights are averaged."""
-        return self._choose_kernel(SimpleNamespace(**values)), values["ema"] != 0
+    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, Kernel | None, bool]:
+        """What decides which state there is: the kernels, and whether the weights are averaged."""
+        h = SimpleNamespace(**values)
+        return self._choose_kernel(h), self._choose_matrix_kernel(h), values["ema"] != 0
 
     def at(self, t: int) -> At:
         """Every schedule evaluated at step `t`."""

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from .hyperparameters import At
+
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
@@ -24,7 +27,7 @@ class Coefficients:
         def __getattr__(self, name: str) -> np.floating[Any]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kernel:
     """One elementwise update: its struct's name in cpp/rules, its state slots, its formula in NumPy."""
 
@@ -33,6 +36,26 @@ class Kernel:
     update: Callable[..., None]
     measure: Callable[..., tuple[Array, ...]] | None = None
     """What each element adds to the sums over its tensor that the update depends on."""
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The slots that are kept from step to step."""
+        return self.slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixKernel(Kernel):
+    """An update along a direction that is made of the whole matrix, and is its last slot."""
+
+    direction: Kernel
+    """The elementwise pass before, which fills that slot and writes nothing else."""
+    turn: Callable[[At, Array], None]
+    """What is done with the matrix then, in place."""
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The slots that are kept from step to step."""
+        return self.slots[:-1]
 
 
 def kernel(
@@ -45,6 +68,18 @@ def kernel(
 
     def declare(update: Callable[..., None]) -> Kernel:
         _c, _p, _g, *slots = signature(update).parameters
-        return Kernel(name, tuple(slots), update, measure)
+        return Kernel(name=name, slots=tuple(slots), update=update, measure=measure)
+
+    return declare
+
+
+def matrix_kernel(
+    name: str, *, direction: Kernel, turn: Callable[[At, Array], None]
+) -> Callable[[Callable[..., None]], MatrixKernel]:
+    """Declare the same of an update of matrices, of which the last slot is the direction."""
+
+    def declare(update: Callable[..., None]) -> MatrixKernel:
+        elementwise = kernel(name)(update)
+        return MatrixKernel(name=name, slots=elementwise.slots, update=update, direction=direction, turn=turn)
 
     return declare

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .. import _core, average
 from ..hyperparameters import At
-from ..kernel import Array, Kernel
+from ..kernel import Array, Kernel, MatrixKernel
 from ..optimizer import Optimizer
 from ..plan import Adapted, Measured, Row, adapted, row
-from .distributed import totals
+from .distributed import is_distributed, totals
 
 State: TypeAlias = dict[str, Any]
 """What an optimizer keeps for a parameter."""
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
     """Done before this one."""
     scalars: Mapping[str, float]
     found: _core.Gathered
-    """All parameters of the group that have a gradient."""
+    """All parameters of the group with this kernel that have a gradient."""
     members: list[int] | None
     """Which of them; None: all."""
 
@@ -116,23 +116,31 @@ def gather(
     plan: _core.TensorPlan,
     form: Form,
     h: Mapping[str, Any],
+    kernel: Kernel,
     parameters: list[Tensor],
     states: dict[Tensor, State],
 ) -> tuple[list[Batch], list[tuple[Tensor, State]]]:
     """The batches of those parameters that have a gradient, and the state that they lacked so far.
 
-    `h` are the hyperparameters of all of them.
+    `h` are the hyperparameters of all of them, `kernel` is the update.
     """
-    kernel, averaged = form.rule.choose_kernel(SimpleNamespace(**h)), bool(h["ema"] != 0)
-    keys, number_keys = list(map(form.key, _slots(kernel, averaged))), form.number_keys
+    averaged = bool(h["ema"] != 0)
+    extra = [average.SLOT] if averaged else []
+    known = states
+    keys, number_keys = [form.key(slot) for slot in (*kernel.slots, *extra)], form.number_keys
+    if isinstance(kernel, MatrixKernel):
+        if any(is_distributed(p) for p in parameters if p.grad is not None):
+            raise RuntimeError(f"{form.rule.__name__} needs whole matrices, and cannot step a DTensor")
+        states = {p: _with_direction(form, kernel, p, states.get(p, {})) for p in parameters}
     found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
     new = []
     if lacking := found.lacking():
         all_parameters = found.parameters()
         for i in lacking:
             p = all_parameters[i]
-            state = completed(form, h, p, states.get(p, {}))
-            found.complete(i, [state[key] for key in keys], [state[key] for key in number_keys])
+            state = completed(form, h, p, known.get(p, {}))
+            whole = {**states.get(p, {}), **state}
+            found.complete(i, [whole[key] for key in keys], [whole[key] for key in number_keys])
             new.append((p, state))
     alike = found.alike(form.shared) if form.counted else _by_novelty(len(found), lacking)
     batches = [
@@ -155,8 +163,8 @@ def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> Stat
         complete[STEPS] = torch.zeros((), dtype=torch.float32)
     for name, value in {**form.rule.scalars, **form.rule.numbers}.items():
         complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
-    kernel = form.rule.choose_kernel(SimpleNamespace(**h))
-    for slot in _slots(kernel, bool(h["ema"] != 0)):
+    slots = kernel_of(form.rule, h, p).state
+    for slot in (*slots, average.SLOT) if h["ema"] != 0 else slots:
         if form.key(slot) not in state:
             copied = slot in (average.SLOT, *form.rule.copies)
             complete[form.key(slot)] = (
@@ -167,8 +175,31 @@ def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> Stat
     return complete
 
 
-def _slots(kernel: Kernel, averaged: bool) -> list[str]:
-    return [*kernel.slots, average.SLOT] if averaged else list(kernel.slots)
+def by_kernel(
+    rule: type[Optimizer], h: Mapping[str, Any], parameters: list[Tensor]
+) -> list[tuple[Kernel, list[Tensor]]]:
+    """The parameters that share an update; most rules have one for all."""
+    chosen = SimpleNamespace(**h)
+    kernel, of_matrices = rule.choose_kernel(chosen), rule.choose_matrix_kernel(chosen)
+    if of_matrices is None:
+        return [(kernel, parameters)]
+    matrices = [p for p in parameters if p.ndim == 2]
+    others = [p for p in parameters if p.ndim != 2]
+    return [(of_matrices, matrices), (kernel, others)]
+
+
+def kernel_of(rule: type[Optimizer], h: Mapping[str, Any], p: Tensor) -> Kernel:
+    """The update of a parameter."""
+    chosen = SimpleNamespace(**h)
+    of_matrices = rule.choose_matrix_kernel(chosen) if p.ndim == 2 else None
+    return of_matrices or rule.choose_kernel(chosen)
+
+
+def _with_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> State:
+    """The state, and room for what it does not keep."""
+    kept = state.get(form.key(kernel.state[0]))
+    dtype = form.kept_as(p) if kept is None else kept.dtype
+    return {**state, kernel.slots[-1]: torch.empty_like(p, dtype=dtype, requires_grad=False)}
 
 
 def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:

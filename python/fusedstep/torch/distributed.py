@@ -38,7 +38,7 @@ def totals(parameters: Sequence[Any], sums: Array) -> Array:
             ways.setdefault((p.device_mesh, p.placements), []).append(i)
     for (mesh, placements), rows in ways.items():
         for dim, placement in enumerate(placements):
-            if placement.is_shard():
+            if not placement.is_replicate():
                 part = torch.from_numpy(sums[rows])
                 torch.distributed.all_reduce(part, group=mesh.get_group(dim))
                 sums[rows] = part.numpy()

@@ -24,6 +24,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",
@@ -158,6 +159,53 @@ class AdamW(Adam, torch.optim.AdamW):
     """
 
     rule = rules["AdamW"]
+
+
+class OfAnyShape(torch.optim.Muon):
+    """torch's Muon, but for the error that it raises, when all is made, for what is no matrix."""
+
+    def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(params, *arguments, **options)
+        except ValueError as error:
+            if "only supports 2D" not in str(error):
+                raise
+
+
+class Muon(Fused, OfAnyShape):
+    """Muon: the rule `fusedstep.Muon`, called as `torch.optim.Muon`.
+
+    Matrices step along their orthogonalized momentum; all other parameters, and those of groups with
+    ``matrices=False``, as AdamW. torch iterates in bfloat16, this in float32 (float64 for float64), with
+    NumPy's matrix products. State: step; momentum_buffer, or exp_avg and exp_avg_sq.
+
+    Arguments and defaults: `torch.optim.Muon` (lr 0.001, weight_decay 0.1), ``matrices=True, beta1=0.9,
+    beta2=0.999`` as of `fusedstep.Muon`, and those of `Fused`. DTensors are an error.
+    """
+
+    rule = rules["Muon"]
+    extras: ClassVar = {"matrices": True, "beta1": 0.9, "beta2": 0.999}
+    state_names: ClassVar = {**MOMENTS, "buf": "momentum_buffer"}
+
+    def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
+        a, b, c = group["ns_coefficients"]
+        return {
+            "lr": number(group["lr"]),
+            "weight_decay": number(group["weight_decay"]),
+            "momentum": group["momentum"],
+            "nesterov": group["nesterov"],
+            "ns_a": a,
+            "ns_b": b,
+            "ns_c": c,
+            "ns_eps": group["eps"],
+            "ns_steps": group["ns_steps"],
+            "match_rms": group["adjust_lr_fn"] == "match_rms_adamw",
+        }
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        if any(p.is_complex() for p in group["params"]):
+            raise RuntimeError("Muon does not support complex parameters")
 
 
 class NAdam(Fused, torch.optim.NAdam):

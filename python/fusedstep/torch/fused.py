@@ -22,9 +22,10 @@ from ..average import average
 from ..hyperparameters import checked_number
 from ..optimizer import Optimizer as Rule
 from ..step import LIMIT, clip_coefficient
-from .batch import Batch, Form, State, completed, gather
+from .batch import Batch, Form, State, by_kernel, completed, gather
 from .distributed import global_norm
 from .lending import FLOATS, Loan
+from .matrices import make_directions
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
@@ -37,6 +38,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.plan = _core.TensorPlan(Tensor, average.name)
+        self.directions = _core.TensorPlan(Tensor, average.name)
         self.running = Lock()
 
 
@@ -162,12 +164,7 @@ class Fused(torch.optim.Optimizer):
         if overflow:
             return
         plan = self._machine.plan
-        batches: list[Batch] = []
-        new: list[tuple[Tensor, State]] = []
-        for group, params in parameters:
-            gathered, made = gather(plan, self._form(), self._evaluated(group), params, self.state)
-            batches += gathered
-            new += made
+        batches, new = self._gathered(parameters)
         if not batches:
             self.grad_norm = None if self.clip_norm is None else 0.0
             return
@@ -195,6 +192,7 @@ class Fused(torch.optim.Optimizer):
                 rows[k] = (*rows[k][:3], found.own)
                 scalars[k] |= found.scalars
                 numbers[k] = found.numbers
+        make_directions(self._machine.directions, batches, hs, rows)
         # From here on nothing fails. What touches each parameter comes before the pass takes the cache.
         self.grad_norm = norm
         for p, state in new:
@@ -206,6 +204,20 @@ class Fused(torch.optim.Optimizer):
         torch.autograd.graph.increment_version(loan.parameters())
         plan.run(rows)
         loan.give_back()
+
+    def _gathered(
+        self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]
+    ) -> tuple[list[Batch], list[tuple[Tensor, State]]]:
+        """The batches of the parameters that have a gradient, and the state that these lacked so far."""
+        batches: list[Batch] = []
+        new: list[tuple[Tensor, State]] = []
+        for group, params in parameters:
+            h = self._evaluated(group)
+            for kernel, alike in by_kernel(self.rule, h, params):
+                gathered, made = gather(self._machine.plan, self._form(), h, kernel, alike, self.state)
+                batches += gathered
+                new += made
+        return batches, new
 
     def _amp(self) -> tuple[float, bool]:
         """What gradients are multiplied by, and whether some have overflowed; GradScaler may say so."""
@@ -260,12 +272,15 @@ class Fused(torch.optim.Optimizer):
         State of another memory layout than its parameter is brought into the parameter's.
         """
         loaded = state_dict
+        extras = [{name: group[name] for name in self.extras} for group in self.param_groups]
 
         def remember(_: torch.optim.Optimizer, given: Any) -> None:
             nonlocal loaded
             loaded = given
 
         def restore(_: torch.optim.Optimizer) -> None:
+            for group, own in zip(self.param_groups, extras, strict=True):
+                group.update({**own, **group})
             ids = chain.from_iterable(group["params"] for group in loaded["param_groups"])
             params = chain.from_iterable(group["params"] for group in self.param_groups)
             for key, p in zip(ids, params, strict=True):

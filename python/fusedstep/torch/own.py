@@ -14,7 +14,10 @@ from ..update_rules.schedule_free import ScheduleFree, to_z
 from .fused import Fused, number, signature
 
 BETAS = ("beta1", "beta2")
-NOTE = "Here beta1 and beta2 are ``betas``; more arguments are those of `Fused`."
+NOTE = (
+    "Here beta1 and beta2 are ``betas``; more arguments are those of `Fused`. What is one number a group is\n"
+    "one for all parameters of a group that have made the same steps."
+)
 
 
 class Own(Fused):

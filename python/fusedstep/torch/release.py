@@ -23,12 +23,15 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
 
     model: a module or parameters, of which those that the optimizer has now are stepped. Returns what ends
     it, by ``close()`` or as a context. Raises TypeError if the optimizer is not of this package, ValueError
-    if it clips, if its rule needs the loss, or if none of its parameters are in the model.
+    if it clips, if its rule needs the loss or sums over a group, or if none of its parameters are in the
+    model.
     """
     if not isinstance(optimizer, Fused):
         raise TypeError(f"optimizer must be of fusedstep.torch, not {type(optimizer).__name__}")
     if optimizer.clip_norm is not None:
         raise ValueError("the norm of all gradients is known only when all are there: no clip_norm here")
+    if optimizer.rule.measures_groups:
+        raise ValueError(f"{type(optimizer).__name__} needs the gradients of a group all together")
     if optimizer.rule.needs_loss:
         raise ValueError(f"{type(optimizer).__name__} needs the loss, which a backward pass does not know")
     place = {p: k for k, group in enumerate(optimizer.param_groups) for p in group["params"]}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..optimizer import Optimizer
-from . import adagrad, adam, dual, moments, norms, schedule_free, sgd, sign
+from . import adagrad, adam, dual, matrix, moments, norms, schedule_free, sgd, sign
 
 rules: dict[str, type[Optimizer]] = {
     name: value
-    for family in (sgd, adagrad, adam, moments, sign, dual, schedule_free, norms)
+    for family in (sgd, adagrad, adam, moments, sign, dual, schedule_free, norms, matrix)
     for name, value in vars(family).items()
     if name in family.__all__
 }

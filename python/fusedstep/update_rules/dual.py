@@ -72,6 +72,8 @@ class Ftrl(Optimizer):
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        if h.lr == 0:
+            raise ValueError("Ftrl divides by lr, which must not be 0")
         c = {"rate": 1 / h.lr, "ridge": h.beta / h.lr + h.l2, "l1": h.l1}
         if h.kernel is cls.update:
             return c

@@ -220,6 +220,7 @@ class Prodigy(Optimizer):
     safeguard_warmup: bool = False
     scalars: ClassVar = {"d": 0.0, "d_max": 0.0, "r": 0.0, "taken": 0.0}
     copies: ClassVar = ("p0",)
+    measures_groups: ClassVar = True
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod

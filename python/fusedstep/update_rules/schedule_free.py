@@ -54,10 +54,11 @@ class ScheduleFree(Optimizer):
                     check_writeable(self.tensors.names[i], p)
                     moves.append((p, self.tensors.slots[i]["z"], to_z(group[self.mixture], evaluating)))
                 i += 1
-        for p, z, weight in moves:
-            dtype = arithmetic(p.dtype)
-            point = p.astype(dtype)
-            p[...] = point + dtype.type(weight) * (z.astype(dtype) - point)
+        with np.errstate(all="ignore"):
+            for p, z, weight in moves:
+                dtype = arithmetic(p.dtype)
+                point = p.astype(dtype)
+                p[...] = point + dtype.type(weight) * (z.astype(dtype) - point)
         for group in self.groups:
             group.scalars["evaluating"] = float(evaluating)
 
