@@ -141,6 +141,8 @@ constexpr Table table = {FUSEDSTEP_ISA_NAME,
                          {widen<float>, nullptr, widen<BFloat16>, widen<Float16>},
                          {narrow<float>, nullptr, narrow<BFloat16>, narrow<Float16>},
                          {squares<float>, squares<double>, squares<BFloat16>, squares<Float16>},
-                         {scaling<float>, scaling<double>, scaling<BFloat16>, scaling<Float16>}};
+                         {scaling<float>, scaling<double>, scaling<BFloat16>, scaling<Float16>},
+                         {row_squares<float>, row_squares<double>},
+                         {row_product<float>, row_product<double>}};
 
 }  // namespace fusedstep::FUSEDSTEP_ISA

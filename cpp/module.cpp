@@ -3,9 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
+#include "factors.hpp"
 #include "numpy.hpp"
 #include "parallel.hpp"
 #include "pinned_plan.hpp"
@@ -23,6 +25,42 @@ void scale_all(const std::vector<py::array>& arrays, double factor) {
   const std::vector<Run> runs = runs_of(arrays);
   const py::gil_scoped_release release;
   scale(runs, factor);
+}
+
+/// A stack of matrices; of fewer than two axes, one row.
+Matrices matrices_of(py::array& x) {
+  const Run run = runs_of({x}).front();
+  if (run.array.number != number_f32 && run.array.number != number_f64)
+    throw std::invalid_argument("neither float32 nor float64");
+  const std::size_t columns = x.ndim() > 0 ? static_cast<std::size_t>(x.shape(x.ndim() - 1)) : 1;
+  const std::size_t rows = x.ndim() > 1 ? static_cast<std::size_t>(x.shape(x.ndim() - 2)) : 1;
+  return {run.array, rows * columns == 0 ? 0 : run.size / (rows * columns), rows, columns};
+}
+
+std::pair<py::array_t<double>, py::array_t<double>> square_sums_of(py::array x) {
+  const Matrices matrices = matrices_of(x);
+  SquareSums sums;
+  {
+    const py::gil_scoped_release release;
+    sums = square_sums(matrices);
+  }
+  const auto array = [](const std::vector<double>& v) {
+    return py::array_t<double>(static_cast<py::ssize_t>(v.size()), v.data());
+  };
+  return {array(sums.rows), array(sums.columns)};
+}
+
+using Factors = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+void multiply_by(py::array x, const Factors& rows, const Factors& columns, double limit) {
+  const Matrices matrices = matrices_of(x);
+  const auto fits = [&](const Factors& factors, std::size_t each) {
+    return static_cast<std::size_t>(factors.size()) == matrices.count * each;
+  };
+  if (!x.writeable() || !fits(rows, matrices.rows) || !fits(columns, matrices.columns))
+    throw std::invalid_argument("a number for each row and column of something writeable");
+  const py::gil_scoped_release release;
+  multiply(matrices, rows.data(), columns.data(), limit);
 }
 
 py::dict kernels() {
@@ -56,6 +94,10 @@ PYBIND11_MODULE(_core, m) {
       "The 2-norm of all elements of arrays that are single runs of memory; whether all are finite.");
   m.def("overlapping", &overlapping_of, py::arg("arrays"),
         "The positions of those that begin in another's memory.");
+  m.def("square_sums", &square_sums_of, py::arg("x"),
+        "The sums of squares of the rows, and of the columns, of a stack of matrices in one run of memory.");
+  m.def("multiply", &multiply_by, py::arg("x"), py::arg("rows"), py::arg("columns"), py::arg("limit"),
+        "Multiply its elements by numbers of rows and columns, whose product is at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"), "Multiply them.");
   py::class_<PinnedPlan>(m, "Plan", "Parameters and state, pinned: what does not change between steps.")
       .def(py::init<const std::vector<std::string>&, const std::string&, std::vector<PinnedPlan::Entry>>(),

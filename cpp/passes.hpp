@@ -1,6 +1,7 @@
 // The passes over memory that are no rule.
 #pragma once
 
+#include "arithmetic.hpp"
 #include "storage.hpp"
 #include "table.hpp"
 
@@ -48,6 +49,34 @@ void squares(double factor, size_t begin, size_t end, const void* array, size_t 
   }
   for (size_t i = 0; i < lanes; ++i) sums[i] = wide[i];
   for (size_t i = 0; begin < end; ++begin, ++i) add(begin, sums[i]);
+}
+
+template <class T>
+void row_squares(size_t begin, size_t end, const void* row, double* sums, double* columns) {
+  const T* x = static_cast<const T*>(row);
+  double wide[lanes];
+  for (size_t i = 0; i < lanes; ++i) wide[i] = sums[i];
+  const auto add = [&](size_t j, size_t lane) {
+    const double squared = square(x[j]);
+    wide[lane] += squared;
+    columns[j] += squared;
+  };
+  for (; end - begin >= lanes; begin += lanes) {
+#pragma omp simd
+    for (size_t i = 0; i < lanes; ++i) add(begin + i, i);
+  }
+  for (size_t i = 0; begin < end; ++begin, ++i) add(begin, i);
+  for (size_t i = 0; i < lanes; ++i) sums[i] = wide[i];
+}
+
+template <class T>
+void row_product(size_t n, void* row, double factor, const double* columns, double limit) {
+  auto* x = static_cast<T*>(row);
+#pragma omp simd
+  for (size_t j = 0; j < n; ++j) {
+    const double product = factor * columns[j];
+    x[j] = x[j] * static_cast<T>(product < limit || product != product ? product : limit);
+  }
 }
 
 }  // namespace

@@ -59,4 +59,7 @@
   RULE(Prodigy)                 \
   RULE(MuonDirection)           \
   RULE(Muon)                    \
+  RULE(AdafactorDirection)      \
+  RULE(Adafactor)               \
+  RULE(AdafactorVector)         \
   RULE(Average)

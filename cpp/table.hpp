@@ -44,6 +44,13 @@ using Squares = void (*)(double factor, size_t begin, size_t end, const void* g,
 /// g ← factor·g.
 using Scaling = void (*)(double factor, size_t begin, size_t end, void* g);
 
+/// Adds the squares of elements begin..end of a row to the lanes, and each to its column's sum; the first
+/// element goes to lane 0.
+using RowSquares = void (*)(size_t begin, size_t end, const void* row, double* sums, double* columns);
+
+/// row[j] ← row[j]·min(factor·columns[j], limit).
+using RowProduct = void (*)(size_t n, void* row, double factor, const double* columns, double limit);
+
 struct Table {
   const char* isa;
   const Kernel* kernels;
@@ -51,6 +58,8 @@ struct Table {
   Convert widen[numbers], narrow[numbers];
   Squares squares[numbers];
   Scaling scaling[numbers];
+  RowSquares row_squares[2];  // of float32 and float64
+  RowProduct row_product[2];
 };
 
 }  // namespace fusedstep

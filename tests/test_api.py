@@ -383,6 +383,7 @@ def test_every_rule_is_exported() -> None:
         "NovoGrad",
         "Prodigy",
         "Muon",
+        "Adafactor",
     ]
     assert list(fs.rules) == names
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())

@@ -816,6 +816,6 @@ def test_every_rule_of_these_kinds_is_here() -> None:
         if rule.copies:
             copying.add(name)
     chosen = {fs.rules[name](np.ones(1), **options).groups[0].kernel.name for name, options in MEASURED}
-    assert chosen == measured
+    assert chosen | {"AdafactorVector"} == measured  # which is in test_factors.py
     assert copying == {*COPYING, "Prodigy"}
     assert isinstance(fs.NovoGrad(np.ones(1)).state, MappingProxyType)

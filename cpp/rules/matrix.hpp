@@ -1,6 +1,8 @@
 // Steps along a direction that is made of the whole matrix, between the two passes here.
 #pragma once
 
+#include "../arithmetic.hpp"
+
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
 
@@ -21,6 +23,41 @@ struct Muon {
     buf = momentum * buf + gain * g;
     p = p - lr * o;
   }
+};
+
+/// What Adafactor divides by the root of row and column factors.
+template <class T>
+struct AdafactorDirection {
+  T scale;
+
+  void operator()(T, T g, T& o) const { o = scale * g; }
+};
+
+/// Adafactor of matrices. Shazeer & Stern 2018, arXiv:1804.04235, Algorithm 4.
+template <class T>
+struct Adafactor {
+  T keep, step;
+
+  Terms<2> measure(T p, T, T o) const { return {square(p), square(o)}; }
+
+  void operator()(T& p, T, T o) const { p = keep * p - step * o; }
+};
+
+/// Adafactor of vectors, which have nothing to factor. arXiv:1804.04235, Algorithm 5.
+template <class T>
+struct AdafactorVector {
+  T gain, least, keep, step;
+
+  Terms<2> measure(T p, T g, T v) const { return {square(p), square(direction(g, next(g, v)))}; }
+
+  void operator()(T& p, T g, T& v) const {
+    v = next(g, v);
+    p = keep * p - step * direction(g, v);
+  }
+
+ private:
+  T next(T g, T v) const { return v + gain * (g * g - v); }
+  T direction(T g, T v) const { return g / sqrt(maximum(v, least)); }
 };
 
 }  // namespace

@@ -137,7 +137,9 @@ class Engine:
         ]
         self._plan = BACKENDS[backend](kernels, tensors)
         turns = any(isinstance(kernel, MatrixKernel) for kernel in kernels)
-        self._directions = Directions(BACKENDS[backend], kernels, tensors) if turns else None
+        self._directions = (
+            Directions(BACKENDS[backend], kernels, tensors, self.tensors.slots) if turns else None
+        )
 
     # What a rule says about itself.
 
@@ -148,8 +150,8 @@ class Engine:
         return cls.update
 
     @classmethod
-    def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
-        """The same for parameters of two axes, if they have an update of their own."""
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
+        """The same for matrices, if they have an update of their own."""
         return None
 
     @classmethod
@@ -251,15 +253,12 @@ class Engine:
             scalars.append(advanced)
         for p, stand_in in strided:
             stand_in[...] = p
-        measures = any(kernel.measure for _, kernel in self._parts)
-        numbers = self._adapt(t, hs, rows, scalars) if measures else []
-        if self._directions:
-            self._directions.make(type(self), hs, t, rows, gradients)
+        after = self._look(t, hs, rows, scalars, gradients)
         # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
         for (group, _), advanced in zip(self._parts, scalars, strict=True):
             group.scalars.update(advanced)
-        for number, value in numbers:
-            number[...] = value
+        for array, value in after:
+            array[...] = value
         self._t = t
         try:
             self._plan.run(rows, options.zero_grad)
@@ -269,9 +268,25 @@ class Engine:
             set_to_zero(copied)
         return StepResult(norm, False)
 
+    def _look(
+        self,
+        t: int,
+        hs: Sequence[At],
+        rows: list[Row],
+        scalars: list[dict[str, float]],
+        gradients: Sequence[Any],
+    ) -> list[tuple[Array, Any]]:
+        """The passes before the step; what small state will be after it."""
+        after: list[tuple[Array, Any]] = []
+        if self._directions:
+            after += self._directions.make(type(self), hs, t, rows, gradients)
+        if any(kernel.measure for _, kernel in self._parts):
+            after += self._adapt(t, hs, rows, scalars)
+        return after
+
     def _adapt(
         self, t: int, hs: Sequence[At], rows: list[Row], scalars: list[dict[str, float]]
-    ) -> list[tuple[Array, float]]:
+    ) -> list[tuple[Array, Any]]:
         """Give the rows what tensors have of their own; return the tensors' numbers with their new values."""
         numbers = []
         for k, (positions, sums) in enumerate(self._plan.measure(rows)):
@@ -331,15 +346,17 @@ class Engine:
 
     def _operands(self, state: Mapping[str, Array], kernel: Kernel, p: Array) -> list[Array]:
         """The slots of a parameter; the one that is no state is made for the plan alone."""
-        slots = [state[name] for name in kernel.state]
-        return [*slots, *(zeros_like(p, slots[0].dtype) for _ in kernel.slots[len(slots) :])]
+        dtype = next((array.dtype for array in state.values()), p.dtype)
+        room = kernel.slots[len(kernel.state) :]
+        return [*(state[name] for name in kernel.state), *(zeros_like(p, dtype) for _ in room)]
 
     def _initial_state(self, i: int, group: Group, p: Array, dense_p: Array) -> dict[str, Array]:
         dtype = self._state_type or p.dtype
         if not mix(dtype, p.dtype):
             name = self.structure.names[i]
             raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {dtype}")
-        slots = [*group.kernel_of(p).state, *([average.SLOT] if group.averaged else [])]
+        kernel = group.kernel_of(p)
+        slots = [*kernel.state, *([average.SLOT] if group.averaged else [])]
         state = {slot: zeros_like(dense_p, dtype) for slot in slots}
         with np.errstate(all="ignore"):
             for slot, value in self.initial(group).items():
@@ -348,4 +365,6 @@ class Engine:
             for slot in slots:
                 if slot in (average.SLOT, *self.copies):
                     state[slot][...] = p
+        if isinstance(kernel, MatrixKernel):
+            state |= {name: np.zeros(shape, dtype) for name, shape in kernel.factors(p.shape).items()}
         return state | {name: np.full((), value) for name, value in self.numbers.items()}

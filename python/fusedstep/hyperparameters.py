@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from .kernel import Kernel
+    from .kernel import Kernel, MatrixKernel
 
 Scheduled: TypeAlias = float | Callable[[int], float]
 """A number, or a callable that gives it for the step t = 1, 2, …"""
@@ -35,6 +35,7 @@ Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.
 Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
 Finite = Annotated[Scheduled, REAL]
+Nonpositive = Annotated[Scheduled, Interval("(-inf, 0]", lambda x: -math.inf < x <= 0)]
 Positive = Annotated[Scheduled, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
 Mixture = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1, fixed=True)]
 Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fixed=True)]
@@ -126,7 +127,7 @@ class Group(Mapping[str, Any]):
         values: dict[str, Any],
         fields: dict[str, Hyperparameter],
         choose_kernel: Callable[[SimpleNamespace], Kernel],
-        choose_matrix_kernel: Callable[[SimpleNamespace], Kernel | None],
+        choose_matrix_kernel: Callable[[SimpleNamespace], MatrixKernel | None],
         scalars: dict[str, float],
     ) -> None:
         unknown = [name for name in values if name not in fields]
@@ -164,7 +165,8 @@ class Group(Mapping[str, Any]):
 
     def kernel_of(self, p: np.ndarray[Any, Any]) -> Kernel:
         """The update of a parameter."""
-        return self._matrix_kernel if self._matrix_kernel and p.ndim == 2 else self.kernel
+        of_matrices = self._matrix_kernel
+        return of_matrices if of_matrices and of_matrices.takes(p.ndim) else self.kernel
 
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
         """Names and values, without the parameters."""
@@ -183,7 +185,7 @@ class Group(Mapping[str, Any]):
             raise ValueError(f"{name}={value!r} needs other state than this optimizer has: make a new one")
         return value
 
-    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, Kernel | None, bool]:
+    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, MatrixKernel | None, bool]:
         """What decides which state there is: the kernels, and whether the weights are averaged."""
         h = SimpleNamespace(**values)
         return self._choose_kernel(h), self._choose_matrix_kernel(h), values["ema"] != 0

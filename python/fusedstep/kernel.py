@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,20 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from .hyperparameters import At
 
+Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
+
+
+Factors: TypeAlias = dict[str, Array]
+
+
+class Arithmetic(NamedTuple):
+    """What a backend does with whole matrices."""
+
+    square_sums: Callable[[Array], tuple[Array, Array]]
+    """The sums of squares of the rows, and of the columns, of a stack of matrices, in double precision."""
+    multiply: Callable[[Array, Array, Array, float], None]
+    """Multiply its elements by numbers of rows and columns, whose product is at most a limit."""
 
 
 class Coefficients:
@@ -49,8 +62,16 @@ class MatrixKernel(Kernel):
 
     direction: Kernel
     """The elementwise pass before, which fills that slot and writes nothing else."""
-    turn: Callable[[At, Array], None]
-    """What is done with the matrix then, in place."""
+    turn: Callable[[Arithmetic, At, int, Array, Factors], Factors]
+    """What is done then: ``turn(arithmetic, h, t, o, factors)`` writes o, and returns the new factors."""
+    factors: Callable[[Shape], dict[str, Shape]] = lambda _: {}
+    """The shapes of state that is smaller than the parameter."""
+    stacks: bool = False
+    """Whether parameters of more than two axes are stacks of matrices."""
+
+    def takes(self, axes: int) -> bool:
+        """Whether parameters of so many axes are matrices."""
+        return axes == 2 or (axes > 2 and self.stacks)
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -74,12 +95,15 @@ def kernel(
 
 
 def matrix_kernel(
-    name: str, *, direction: Kernel, turn: Callable[[At, Array], None]
+    name: str, *, measure: Callable[..., tuple[Array, ...]] | None = None, **more: Any
 ) -> Callable[[Callable[..., None]], MatrixKernel]:
-    """Declare the same of an update of matrices, of which the last slot is the direction."""
+    """Declare the same of an update of matrices, of which the last slot is the direction.
+
+    more: the other fields of `MatrixKernel`.
+    """
 
     def declare(update: Callable[..., None]) -> MatrixKernel:
-        elementwise = kernel(name)(update)
-        return MatrixKernel(name=name, slots=elementwise.slots, update=update, direction=direction, turn=turn)
+        elementwise = kernel(name, measure=measure)(update)
+        return MatrixKernel(name=name, slots=elementwise.slots, update=update, measure=measure, **more)
 
     return declare

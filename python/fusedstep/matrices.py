@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .hyperparameters import At
-from .kernel import Kernel, MatrixKernel
+from .kernel import Array, Kernel, MatrixKernel
 
 if TYPE_CHECKING:
     from . import native, reference
@@ -22,8 +22,11 @@ class Directions:
         plan: type[native.Plan | reference.Plan],
         kernels: Sequence[Kernel],
         tensors: Sequence[Tensor],
+        state: Sequence[Mapping[str, Array]],
     ) -> None:
-        """Take the kernels and tensors of a plan."""
+        """Take the kernels and tensors of a plan, and all their state."""
+        self._arithmetic = plan.arithmetic
+        self._state = state
         self._kernels = kernels
         self._positions = [i for i, (k, *_) in enumerate(tensors) if isinstance(kernels[k], MatrixKernel)]
         self._tensors = [tensors[i] for i in self._positions]
@@ -34,15 +37,22 @@ class Directions:
 
     def make(
         self, rule: type[Engine], hs: Sequence[At], t: int, rows: Sequence[Row], gradients: Sequence[Any]
-    ) -> None:
-        """Fill the last slot of each tensor that has a gradient; nothing else is written."""
+    ) -> list[tuple[Array, Array]]:
+        """Fill the last slot of each tensor that has a gradient; nothing else is written.
+
+        Returns the factors with their new values.
+        """
         mine = [gradients[i] for i in self._positions]
         self._plan.pin(mine, False)
         self._plan.run(list(self._rows(rule, hs, t, rows)), False)
-        for (k, _, state, _), g in zip(self._tensors, mine, strict=True):
+        changed: list[tuple[Array, Array]] = []
+        for i, (k, p, slots, _), g in zip(self._positions, self._tensors, mine, strict=True):
             kernel = self._kernels[k]
             if g is not None and isinstance(kernel, MatrixKernel):
-                kernel.turn(hs[k], state[-1])
+                factors = {name: self._state[i][name] for name in kernel.factors(p.shape)}
+                after = kernel.turn(self._arithmetic, hs[k], t, slots[-1], factors)
+                changed += [(factors[name], value) for name, value in after.items()]
+        return changed
 
     def _rows(self, rule: type[Engine], hs: Sequence[At], t: int, rows: Sequence[Row]) -> Iterator[Row]:
         for kernel, h, row in zip(self._kernels, hs, rows, strict=True):

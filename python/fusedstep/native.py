@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from . import _core
 from .average import average
+from .kernel import Arithmetic
 
 if TYPE_CHECKING:
     from .kernel import Kernel
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 class Plan(_core.Plan):
     """The compiled plan, made from kernels."""
+
+    arithmetic: ClassVar = Arithmetic(_core.square_sums, _core.multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:
         super().__init__([kernel.name for kernel in kernels], average.name, tensors)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from . import arrays
-from .arithmetic import clamp
+from .arithmetic import clamp, square
 from .average import average
-from .kernel import Coefficients
+from .kernel import Arithmetic, Coefficients
 from .plan import NO_PROLOGUE, Sums
 from .storage import arithmetic, is_number, mix
 
@@ -20,10 +21,37 @@ if TYPE_CHECKING:
     from .plan import Row, Tensor
 
 BLOCK, LANES, LEAST = 4096, 32, 2.0**-900
+BLOCK_OF_ROWS = 64
+
+
+def square_sums(x: Array) -> tuple[Array, Array]:
+    """The sums of squares of the rows, and of the columns, of a stack of matrices; cpp/factors.hpp."""
+    with np.errstate(all="ignore"):
+        squares = np.atleast_2d(square(x))
+        m, n = squares.shape[-2:]
+        squares = squares.reshape(-1, m, n)
+        rows = [_sum(row) for matrix in squares for row in matrix]
+        columns = np.zeros((len(squares), n))
+        for i, matrix in enumerate(squares):
+            for begin in range(0, m, BLOCK_OF_ROWS):
+                columns[i] += functools.reduce(np.add, matrix[begin : begin + BLOCK_OF_ROWS], np.zeros(n))
+    return np.array(rows), columns.ravel()
+
+
+def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
+    """Multiply the elements by numbers of rows and columns, whose product is at most `limit`."""
+    with np.errstate(all="ignore"):
+        matrices = np.atleast_2d(x)
+        *stack, m, n = matrices.shape
+        product = rows.reshape(*stack, m, 1) * columns.reshape(*stack, 1, n)
+        bounded = np.where((product < limit) | np.isnan(product), product, limit)
+        x[...] = (matrices * bounded.astype(x.dtype)).reshape(x.shape)
 
 
 class Plan:
     """The counterpart of the native plan, with the same methods."""
+
+    arithmetic: ClassVar = Arithmetic(square_sums, multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:
         self._kernels = kernels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -119,10 +119,11 @@ def gather(
     kernel: Kernel,
     parameters: list[Tensor],
     states: dict[Tensor, State],
+    room: MutableMapping[Tensor, Tensor],
 ) -> tuple[list[Batch], list[tuple[Tensor, State]]]:
     """The batches of those parameters that have a gradient, and the state that they lacked so far.
 
-    `h` are the hyperparameters of all of them, `kernel` is the update.
+    `h` are the hyperparameters of all of them, `kernel` is the update, `room` is for directions.
     """
     averaged = bool(h["ema"] != 0)
     extra = [average.SLOT] if averaged else []
@@ -131,7 +132,7 @@ def gather(
     if isinstance(kernel, MatrixKernel):
         if any(is_distributed(p) for p in parameters if p.grad is not None):
             raise RuntimeError(f"{form.rule.__name__} needs whole matrices, and cannot step a DTensor")
-        states = {p: _with_direction(form, kernel, p, states.get(p, {})) for p in parameters}
+        states = {p: _with_direction(form, kernel, p, states.get(p, {}), room) for p in parameters}
     found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
     new = []
     if lacking := found.lacking():
@@ -163,8 +164,8 @@ def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> Stat
         complete[STEPS] = torch.zeros((), dtype=torch.float32)
     for name, value in {**form.rule.scalars, **form.rule.numbers}.items():
         complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
-    slots = kernel_of(form.rule, h, p).state
-    for slot in (*slots, average.SLOT) if h["ema"] != 0 else slots:
+    kernel = kernel_of(form.rule, h, p)
+    for slot in (*kernel.state, average.SLOT) if h["ema"] != 0 else kernel.state:
         if form.key(slot) not in state:
             copied = slot in (average.SLOT, *form.rule.copies)
             complete[form.key(slot)] = (
@@ -172,6 +173,9 @@ def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> Stat
                 if copied
                 else _filled(p, initial.get(slot, 0.0), form.kept_as(p))
             )
+    if isinstance(kernel, MatrixKernel):
+        for name, shape in kernel.factors(tuple(p.shape)).items():
+            complete.setdefault(form.key(name), p.new_zeros(shape, dtype=form.kept_as(p)))
     return complete
 
 
@@ -183,23 +187,27 @@ def by_kernel(
     kernel, of_matrices = rule.choose_kernel(chosen), rule.choose_matrix_kernel(chosen)
     if of_matrices is None:
         return [(kernel, parameters)]
-    matrices = [p for p in parameters if p.ndim == 2]
-    others = [p for p in parameters if p.ndim != 2]
+    matrices = [p for p in parameters if of_matrices.takes(p.ndim)]
+    others = [p for p in parameters if not of_matrices.takes(p.ndim)]
     return [(of_matrices, matrices), (kernel, others)]
 
 
 def kernel_of(rule: type[Optimizer], h: Mapping[str, Any], p: Tensor) -> Kernel:
     """The update of a parameter."""
-    chosen = SimpleNamespace(**h)
-    of_matrices = rule.choose_matrix_kernel(chosen) if p.ndim == 2 else None
-    return of_matrices or rule.choose_kernel(chosen)
+    ((kernel, _),) = [pair for pair in by_kernel(rule, h, [p]) if pair[1]]
+    return kernel
 
 
-def _with_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> State:
-    """The state, and room for what it does not keep."""
-    kept = state.get(form.key(kernel.state[0]))
-    dtype = form.kept_as(p) if kept is None else kept.dtype
-    return {**state, kernel.slots[-1]: torch.empty_like(p, dtype=dtype, requires_grad=False)}
+def _with_direction(
+    form: Form, kernel: Kernel, p: Tensor, state: State, room: MutableMapping[Tensor, Tensor]
+) -> State:
+    """The state, and room for the direction, which is no state."""
+    kept = [state[form.key(slot)] for slot in kernel.state if form.key(slot) in state]
+    dtype = kept[0].dtype if kept else form.kept_as(p)
+    o = room.get(p)
+    if o is None or o.dtype != dtype or o.shape != p.shape or o.stride() != p.stride():
+        room[p] = o = torch.empty_like(p, dtype=dtype, requires_grad=False)
+    return {**state, kernel.slots[-1]: o}
 
 
 def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ __all__ = [
     "ASGD",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -48,6 +49,12 @@ def adaptive(group: dict[str, Any]) -> dict[str, Any]:
     """The same, for the family of Adam."""
     beta1, beta2 = map(number, group["betas"])
     return {**common(group), "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+
+
+def check_real(parameters: Iterable[Tensor]) -> None:
+    """An error for complex parameters, as torch raises it."""
+    if any(p.is_complex() for p in parameters):
+        raise RuntimeError("complex parameters have no step of this rule")
 
 
 class SGD(Fused, torch.optim.SGD):
@@ -161,6 +168,38 @@ class AdamW(Adam, torch.optim.AdamW):
     rule = rules["AdamW"]
 
 
+class Adafactor(Fused, torch.optim.Adafactor):
+    """Adafactor: the rule `fusedstep.Adafactor`, called as `torch.optim.Adafactor`.
+
+    Adaptive steps with the squares of matrices kept as row and column factors, see `fusedstep.Adafactor`.
+    State: step; row_var and col_var, or variance.
+
+    Arguments and defaults: `torch.optim.Adafactor` (lr 0.01), and those of `Fused`. DTensors are an error.
+    """
+
+    rule = rules["Adafactor"]
+    state_names: ClassVar = {"v": "variance"}
+
+    def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
+        eps1, eps2 = group["eps"]
+        dtypes = {p.dtype for p in group["params"]}
+        return {
+            "lr": number(group["lr"]),
+            "weight_decay": number(group["weight_decay"]),
+            "maximize": group["maximize"],
+            "beta2_decay": group["beta2_decay"],
+            "eps1": torch.finfo(dtypes.pop()).eps if eps1 is None else eps1,
+            "eps2": eps2,
+            "d": group["d"],
+        }
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        check_real(group["params"])
+        if len({p.dtype for p in group["params"]}) > 1 and group["eps"][0] is None:
+            raise TypeError("parameters of one group differ in dtype, and so would eps: give them groups")
+
+
 class OfAnyShape(torch.optim.Muon):
     """torch's Muon, but for the error that it raises, when all is made, for what is no matrix."""
 
@@ -204,8 +243,7 @@ class Muon(Fused, OfAnyShape):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        if any(p.is_complex() for p in group["params"]):
-            raise RuntimeError("Muon does not support complex parameters")
+        check_real(group["params"])
 
 
 class NAdam(Fused, torch.optim.NAdam):

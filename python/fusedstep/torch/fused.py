@@ -9,13 +9,14 @@ coefficients, and the pass. Before that nothing is written, so an error leaves a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from itertools import chain
 from threading import Lock
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .. import _core
 from ..average import average
@@ -39,6 +40,7 @@ class Machine:
     def __init__(self) -> None:
         self.plan = _core.TensorPlan(Tensor, average.name)
         self.directions = _core.TensorPlan(Tensor, average.name)
+        self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
         self.running = Lock()
 
 
@@ -183,6 +185,14 @@ class Fused(torch.optim.Optimizer):
         hs = [batch.at() for batch in batches]
         pairs = [batch.row(h, loss, scale) for batch, h in zip(batches, hs, strict=True)]
         rows, scalars = [row for row, _ in pairs], [after for _, after in pairs]
+        made = {p: state for p, state in new}  # noqa: C416
+        changes = make_directions(
+            self._machine.directions,
+            batches,
+            hs,
+            rows,
+            lambda k: [made.get(p, self.state.get(p, {})) for p in loan.owners(k)],
+        )
         measures = any(batch.kernel.measure for batch in batches)
         measured = plan.measure(rows) if measures else []
         numbers = {}
@@ -192,7 +202,6 @@ class Fused(torch.optim.Optimizer):
                 rows[k] = (*rows[k][:3], found.own)
                 scalars[k] |= found.scalars
                 numbers[k] = found.numbers
-        make_directions(self._machine.directions, batches, hs, rows)
         # From here on nothing fails. What touches each parameter comes before the pass takes the cache.
         self.grad_norm = norm
         for p, state in new:
@@ -201,6 +210,9 @@ class Fused(torch.optim.Optimizer):
             batch.advance(after)
         for k, values in numbers.items():
             batches[k].assign(values)
+        with torch.no_grad():
+            for factor, value in changes:
+                factor.copy_(value)
         torch.autograd.graph.increment_version(loan.parameters())
         plan.run(rows)
         loan.give_back()
@@ -214,7 +226,9 @@ class Fused(torch.optim.Optimizer):
         for group, params in parameters:
             h = self._evaluated(group)
             for kernel, alike in by_kernel(self.rule, h, params):
-                gathered, made = gather(self._machine.plan, self._form(), h, kernel, alike, self.state)
+                gathered, made = gather(
+                    self._machine.plan, self._form(), h, kernel, alike, self.state, self._machine.room
+                )
                 batches += gathered
                 new += made
         return batches, new

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .. import _core
+from .. import _core, native
 from ..hyperparameters import At
-from ..kernel import MatrixKernel
+from ..kernel import Array, MatrixKernel
 from ..matrices import direction_row
 from ..plan import Row
 from .batch import Batch
 
+Changes: TypeAlias = list[tuple[Tensor, Tensor]]
+
 
 @torch.no_grad()
 def make_directions(
-    plan: _core.TensorPlan, batches: Sequence[Batch], hs: Sequence[At], rows: Sequence[Row]
-) -> None:
-    """Fill the last slot of every matrix whose kernel is a `MatrixKernel`; nothing else is written."""
+    plan: _core.TensorPlan,
+    batches: Sequence[Batch],
+    hs: Sequence[At],
+    rows: Sequence[Row],
+    states: Callable[[int], Sequence[Mapping[str, Any]]],
+) -> Changes:
+    """Fill the last slot of every matrix whose kernel is a `MatrixKernel`; nothing else is written.
+
+    `states` gives those of a batch's parameters. Returns the factors with their new values.
+    """
     mine = [
-        (batch, h, row, batch.kernel)
-        for batch, h, row in zip(batches, hs, rows, strict=True)
+        (k, batch, h, row, batch.kernel)
+        for k, (batch, h, row) in enumerate(zip(batches, hs, rows, strict=True))
         if isinstance(batch.kernel, MatrixKernel)
     ]
     if not mine:
-        return
-    plan.take([(kernel.direction.name, batch.found, batch.members) for batch, _, _, kernel in mine])
+        return []
+    plan.take([(kernel.direction.name, batch.found, batch.members) for _, batch, _, _, kernel in mine])
     plan.run(
-        [direction_row(batch.form.rule, kernel, h, batch.steps + 1, row) for batch, h, row, kernel in mine]
+        [direction_row(batch.form.rule, kernel, h, batch.steps + 1, row) for _, batch, h, row, kernel in mine]
     )
-    for batch, h, _, kernel in mine:
-        for o in batch.found.state(len(kernel.state), batch.members):
-            _turn(kernel, h, o)
+    changes: Changes = []
+    for k, batch, h, _, kernel in mine:
+        directions = batch.found.state(len(kernel.state), batch.members)
+        for o, state in zip(directions, states(k), strict=True):
+            factors = {name: state[batch.form.key(name)] for name in kernel.factors(tuple(o.shape))}
+            changes += _turned(kernel, h, batch.steps + 1, o, factors)
+    return changes
 
 
-def _turn(kernel: MatrixKernel, h: At, o: Tensor) -> None:
-    wide = o if o.dtype in (torch.float32, torch.float64) else o.float()
-    kernel.turn(h, wide.numpy())
+def _turned(kernel: MatrixKernel, h: At, t: int, o: Tensor, factors: Mapping[str, Tensor]) -> Changes:
+    wide = _wide(o)
+    after = kernel.turn(
+        native.Plan.arithmetic,
+        h,
+        t,
+        wide.numpy(),
+        {name: _array(factor) for name, factor in factors.items()},
+    )
     if wide is not o:
         o.copy_(wide)
+    return [(factors[name], torch.from_numpy(value)) for name, value in after.items()]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A tensor as NumPy can have it."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = _wide(tensor).numpy()
+    return array
