@@ -28,8 +28,8 @@ def square_sums(x: Array) -> tuple[Array, Array]:
     """The sums of squares of the rows, and of the columns, of a stack of matrices; cpp/factors.hpp."""
     with np.errstate(all="ignore"):
         squares = np.atleast_2d(square(x))
-        m, n = squares.shape[-2:]
-        squares = squares.reshape(-1, m, n)
+        *stack, m, n = squares.shape
+        squares = squares.reshape(math.prod(stack), m, n)
         rows = [_sum(row) for matrix in squares for row in matrix]
         columns = np.zeros((len(squares), n))
         for i, matrix in enumerate(squares):

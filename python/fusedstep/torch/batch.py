@@ -15,7 +15,7 @@ from ..hyperparameters import At
 from ..kernel import Array, Kernel, MatrixKernel
 from ..optimizer import Optimizer
 from ..plan import Adapted, Measured, Row, adapted, row
-from .distributed import is_distributed, totals
+from .distributed import totals
 
 State: TypeAlias = dict[str, Any]
 """What an optimizer keeps for a parameter."""
@@ -130,8 +130,6 @@ def gather(
     known = states
     keys, number_keys = [form.key(slot) for slot in (*kernel.slots, *extra)], form.number_keys
     if isinstance(kernel, MatrixKernel):
-        if any(is_distributed(p) for p in parameters if p.grad is not None):
-            raise RuntimeError(f"{form.rule.__name__} needs whole matrices, and cannot step a DTensor")
         states = {p: _with_direction(form, kernel, p, states.get(p, {}), room) for p in parameters}
     found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
     new = []

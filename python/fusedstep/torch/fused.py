@@ -21,10 +21,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .. import _core
 from ..average import average
 from ..hyperparameters import checked_number
+from ..kernel import Kernel, MatrixKernel
 from ..optimizer import Optimizer as Rule
 from ..step import LIMIT, clip_coefficient
 from .batch import Batch, Form, State, by_kernel, completed, gather
-from .distributed import global_norm
+from .distributed import global_norm, is_distributed
 from .lending import FLOATS, Loan
 from .matrices import make_directions
 
@@ -191,7 +192,7 @@ class Fused(torch.optim.Optimizer):
             batches,
             hs,
             rows,
-            lambda k: [made.get(p, self.state.get(p, {})) for p in loan.owners(k)],
+            lambda k: [(made.get(p, self.state.get(p, {})), self._machine.room[p]) for p in loan.owners(k)],
         )
         measures = any(batch.kernel.measure for batch in batches)
         measured = plan.measure(rows) if measures else []
@@ -226,12 +227,20 @@ class Fused(torch.optim.Optimizer):
         for group, params in parameters:
             h = self._evaluated(group)
             for kernel, alike in by_kernel(self.rule, h, params):
+                self._check_whole(kernel, alike)
                 gathered, made = gather(
                     self._machine.plan, self._form(), h, kernel, alike, self.state, self._machine.room
                 )
                 batches += gathered
                 new += made
         return batches, new
+
+    def _check_whole(self, kernel: Kernel, parameters: Iterable[Tensor]) -> None:
+        """An error if a direction would be made of a part of a matrix."""
+        if isinstance(kernel, MatrixKernel):
+            for p in parameters:
+                if p.grad is not None and is_distributed(p):
+                    raise RuntimeError(f"{self._labels()[p]} is a DTensor; this rule needs whole matrices")
 
     def _amp(self) -> tuple[float, bool]:
         """What gradients are multiplied by, and whether some have overflowed; GradScaler may say so."""
@@ -264,7 +273,7 @@ class Fused(torch.optim.Optimizer):
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
-        except (TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError):
             self.param_groups.pop()
             raise
 

@@ -24,11 +24,12 @@ def make_directions(
     batches: Sequence[Batch],
     hs: Sequence[At],
     rows: Sequence[Row],
-    states: Callable[[int], Sequence[Mapping[str, Any]]],
+    own: Callable[[int], Sequence[tuple[Mapping[str, Any], Tensor]]],
 ) -> Changes:
     """Fill the last slot of every matrix whose kernel is a `MatrixKernel`; nothing else is written.
 
-    `states` gives those of a batch's parameters. Returns the factors with their new values.
+    `own` gives the state of a batch's parameters, and the room for their directions: these are rounded as
+    they are kept there, also where the plan has copies. Returns the factors with their new values.
     """
     mine = [
         (k, batch, h, row, batch.kernel)
@@ -44,9 +45,11 @@ def make_directions(
     changes: Changes = []
     for k, batch, h, _, kernel in mine:
         directions = batch.found.state(len(kernel.state), batch.members)
-        for o, state in zip(directions, states(k), strict=True):
+        for o, (state, room) in zip(directions, own(k), strict=True):
             factors = {name: state[batch.form.key(name)] for name in kernel.factors(tuple(o.shape))}
+            o.copy_(o.to(room.dtype))
             changes += _turned(kernel, h, batch.steps + 1, o, factors)
+            o.copy_(o.to(room.dtype))
     return changes
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -32,13 +34,15 @@ def orthogonalize(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Fact
     """Bring the singular values of a matrix near 1, and then the matrix to the length of a step."""
     m, n = o.shape
     length = 0.2 * math.sqrt(max(m, n)) if h.match_rms else math.sqrt(max(1, m / max(n, 1)))
-    x = o.astype(computed_in(o.dtype))
-    x = x.T if m > n else x
-    x = x / max(np.linalg.norm(x), x.dtype.type(h.ns_eps))
-    for _ in range(round(h.ns_steps)):
-        gram = x @ x.T
-        x = h.ns_a * x + (h.ns_b * gram + h.ns_c * (gram @ gram)) @ x
-    o[...] = x.dtype.type(length) * (x.T if m > n else x)
+    with np.errstate(all="ignore"):
+        x = np.ascontiguousarray(o.T if m > n else o, computed_in(o.dtype))
+        rows, _ = arithmetic.square_sums(x)
+        norm = max(math.sqrt(reduce(add, rows.tolist(), 0.0)), h.ns_eps)
+        x = np.divide(x, norm).astype(x.dtype)
+        for _ in range(round(h.ns_steps)):
+            gram = x @ x.T
+            x = h.ns_a * x + (h.ns_b * gram + h.ns_c * (gram @ gram)) @ x
+        o[...] = length * (x.T if m > n else x)
     return factors
 
 
