@@ -32,9 +32,13 @@ Matrices matrices_of(py::array& x) {
   const Run run = runs_of({x}).front();
   if (run.array.number != number_f32 && run.array.number != number_f64)
     throw std::invalid_argument("neither float32 nor float64");
-  const std::size_t columns = x.ndim() > 0 ? static_cast<std::size_t>(x.shape(x.ndim() - 1)) : 1;
-  const std::size_t rows = x.ndim() > 1 ? static_cast<std::size_t>(x.shape(x.ndim() - 2)) : 1;
-  return {run.array, rows * columns == 0 ? 0 : run.size / (rows * columns), rows, columns};
+  Matrices matrices{run.array, 1, 1, 1};
+  for (py::ssize_t axis = 0; axis < x.ndim(); ++axis) {
+    matrices.count *= matrices.rows;
+    matrices.rows = matrices.columns;
+    matrices.columns = static_cast<std::size_t>(x.shape(axis));
+  }
+  return matrices;
 }
 
 std::pair<py::array_t<double>, py::array_t<double>> square_sums_of(py::array x) {
@@ -96,7 +100,8 @@ PYBIND11_MODULE(_core, m) {
         "The positions of those that begin in another's memory.");
   m.def("square_sums", &square_sums_of, py::arg("x"),
         "The sums of squares of the rows, and of the columns, of a stack of matrices in one run of memory.");
-  m.def("multiply", &multiply_by, py::arg("x"), py::arg("rows"), py::arg("columns"), py::arg("limit"),
+  m.def("multiply", &multiply_by, py::arg("x"), py::arg("rows").none(false), py::arg("columns").none(false),
+        py::arg("limit"),
         "Multiply its elements by numbers of rows and columns, whose product is at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"), "Multiply them.");
   py::class_<PinnedPlan>(m, "Plan", "Parameters and state, pinned: what does not change between steps.")

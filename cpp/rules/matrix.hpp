@@ -46,7 +46,7 @@ struct Adafactor {
 /// Adafactor of vectors, which have nothing to factor. arXiv:1804.04235, Algorithm 5.
 template <class T>
 struct AdafactorVector {
-  T gain, least, keep, step;
+  T decay, gain, least, keep, step;
 
   Terms<2> measure(T p, T g, T v) const { return {square(p), square(direction(g, next(g, v)))}; }
 
@@ -56,8 +56,8 @@ struct AdafactorVector {
   }
 
  private:
-  T next(T g, T v) const { return v + gain * (g * g - v); }
-  T direction(T g, T v) const { return g / sqrt(maximum(v, least)); }
+  T next(T g, T v) const { return decay * v + gain * (g * g); }
+  T direction(T g, T v) const { return g / maximum(sqrt(v), least); }
 };
 
 }  // namespace

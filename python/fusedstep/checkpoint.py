@@ -84,7 +84,7 @@ def _check_state(optimizer: Engine, saved: Any) -> None:
         label = f"state {slot!r} of parameter {name!r}"
         value = check_array(label, saved[name][slot])
         if value.shape != array.shape:
-            raise ValueError(f"{label} has shape {value.shape}, its parameter {array.shape}")
+            raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
         if value.dtype != array.dtype:
             raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
 

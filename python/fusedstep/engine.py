@@ -131,6 +131,16 @@ class Engine:
         # The parameters of a group that share a kernel make a part: they share coefficients.
         self._parts = list(dict.fromkeys(used))
         kernels = [kernel for _, kernel in self._parts]
+        # State of the parameter's shape that the plan does not know, and in whose memory a gradient may lie.
+        self._beside = [
+            i
+            for i, (p, slots) in enumerate(zip(self.tensors.dense, self.tensors.slots, strict=True))
+            if any(
+                array.shape == p.shape
+                for name, array in slots.items()
+                if name not in (*used[i][1].state, average.SLOT)
+            )
+        ]
         tensors = [
             (self._parts.index(part), p, self._operands(slots, part[1], p), slots.get(average.SLOT))
             for part, p, slots in zip(used, self.tensors.dense, self.tensors.slots, strict=True)
@@ -312,9 +322,7 @@ class Engine:
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
         """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
         odd = self._plan.pin(gradients, zero_gradients)
-        if self.numbers:  # in whose memory a gradient of one element may lie, which the plan does not know
-            single = [i for i, p in enumerate(self.tensors.dense) if p.size == 1 and gradients[i] is not None]
-            odd = sorted({*odd, *single})
+        odd = sorted({*odd, *(i for i in self._beside if gradients[i] is not None)})
         if not odd:
             return []
         originals = [gradients[i] for i in odd]

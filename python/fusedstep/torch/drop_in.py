@@ -182,7 +182,9 @@ class Adafactor(Fused, torch.optim.Adafactor):
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         eps1, eps2 = group["eps"]
-        dtypes = {p.dtype for p in group["params"]}
+        dtypes = {p.dtype for p in group["params"]} or {torch.float32}
+        if eps1 is None and len(dtypes) > 1:
+            raise TypeError("parameters of one group differ in dtype, and so would eps: give them groups")
         return {
             "lr": number(group["lr"]),
             "weight_decay": number(group["weight_decay"]),
@@ -196,8 +198,7 @@ class Adafactor(Fused, torch.optim.Adafactor):
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
         check_real(group["params"])
-        if len({p.dtype for p in group["params"]}) > 1 and group["eps"][0] is None:
-            raise TypeError("parameters of one group differ in dtype, and so would eps: give them groups")
+        self.hyperparameters(group)
 
 
 class OfAnyShape(torch.optim.Muon):

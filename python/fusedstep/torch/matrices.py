@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _core, native
 from ..hyperparameters import At
-from ..kernel import Array, MatrixKernel
+from ..kernel import Array, MatrixKernel, Shape
 from ..matrices import direction_row
 from ..plan import Row
 from .batch import Batch
@@ -46,7 +46,10 @@ def make_directions(
     for k, batch, h, _, kernel in mine:
         directions = batch.found.state(len(kernel.state), batch.members)
         for o, (state, room) in zip(directions, own(k), strict=True):
-            factors = {name: state[batch.form.key(name)] for name in kernel.factors(tuple(o.shape))}
+            factors = {
+                name: _checked(name, state[batch.form.key(name)], shape)
+                for name, shape in kernel.factors(tuple(o.shape)).items()
+            }
             o.copy_(o.to(room.dtype))
             changes += _turned(kernel, h, batch.steps + 1, o, factors)
             o.copy_(o.to(room.dtype))
@@ -65,6 +68,12 @@ def _turned(kernel: MatrixKernel, h: At, t: int, o: Tensor, factors: Mapping[str
     if wide is not o:
         o.copy_(wide)
     return [(factors[name], torch.from_numpy(value)) for name, value in after.items()]
+
+
+def _checked(name: str, factor: Tensor, shape: Shape) -> Tensor:
+    if tuple(factor.shape) != shape:
+        raise ValueError(f"state {name!r} has shape {tuple(factor.shape)}, here {shape}")
+    return factor
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -112,15 +112,16 @@ def divide(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) ->
     """Divide a gradient by the root of its factored mean square, of which the factors are returned."""
     x = np.ascontiguousarray(o, computed_in(o.dtype))
     rows, columns = arithmetic.square_sums(x)
+    m, n = x.shape[-2:]
     gain = t**h.beta2_decay
     with np.errstate(all="ignore"):
         after = {
-            "row_var": _mean(factors["row_var"], rows / x.shape[-1], gain),
-            "col_var": _mean(factors["col_var"], columns / x.shape[-2], gain),
+            "row_var": _mean(factors["row_var"], rows / max(n, 1), gain),
+            "col_var": _mean(factors["col_var"], columns / max(m, 1), gain),
         }
         of_rows, of_columns = (after[name].astype(np.float64) for name in ("row_var", "col_var"))
         total = np.add.accumulate(of_rows, axis=-2)[..., -1:, :] if of_rows.size else of_rows
-        of_rows = of_rows / np.maximum(total / x.shape[-2], h.eps1)
+        of_rows = of_rows / np.maximum(total / max(m, 1), h.eps1)
         arithmetic.multiply(x, 1 / np.sqrt(of_rows), 1 / np.sqrt(of_columns), np.divide(1, h.eps1))
     if x is not o:
         o[...] = x
@@ -169,13 +170,13 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def squares_of_vectors(c: Coefficients, p: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        return square(p), square(g / np.sqrt(np.maximum(v + c.gain * (g * g - v), c.least)))
+        return square(p), square(g / np.maximum(np.sqrt(c.decay * v + c.gain * (g * g)), c.least))
 
     @kernel("AdafactorVector", measure=squares_of_vectors)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, v: Array) -> None:
-        v[...] = v + c.gain * (g * g - v)
-        p[...] = c.keep * p - c.step * (g / np.sqrt(np.maximum(v, c.least)))
+        v[...] = c.decay * v + c.gain * (g * g)
+        p[...] = c.keep * p - c.step * (g / np.maximum(np.sqrt(v), c.least))
 
     @classmethod
     def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
@@ -188,7 +189,8 @@ class Adafactor(Optimizer):
         keep = {"keep": 1 - h.lr * h.weight_decay}
         if h.kernel is cls.update_matrix:
             return keep
-        return {"gain": t**h.beta2_decay, "least": h.eps1**2} | keep
+        gain = t**h.beta2_decay
+        return {"decay": 1 - gain, "gain": gain, "least": h.eps1} | keep
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
@@ -198,7 +200,7 @@ class Adafactor(Optimizer):
 
 
 def _mean(before: Array, now: Array, gain: float) -> Array:
-    """The running mean, kept as it was."""
+    """The running mean, in the type that is computed in."""
     wide = before.astype(np.float64)
-    after: Array = (wide + gain * (now.reshape(wide.shape) - wide)).astype(before.dtype)
-    return after
+    after: Array = (1 - gain) * wide + gain * now.reshape(wide.shape)
+    return after.astype(computed_in(before.dtype))
