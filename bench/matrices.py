@@ -17,7 +17,7 @@ import fusedstep.torch as fused
 import measure
 
 RULES = ["Adafactor", "Muon"]
-SIZES = {"Adafactor": [(4096, 4096), (1024, 1024)], "Muon": [(1024, 1024), (512, 2048)]}
+SIZES = {"Adafactor": [(4096, 4096), (1024, 1024)], "Muon": [(512, 512), (256, 1024)]}
 ROUNDS = 7
 
 
