@@ -79,7 +79,7 @@ struct Prodigy {
     return {static_cast<double>(g) * static_cast<double>(p0 - p), absolute(beta3 * s + gain3 * g)};
   }
 
-  void operator()(T& p, T g, T& m, T& v, T& s, T p0) const {
+  void operator()(T& p, T g, T& m, T& v, T& s, T) const {
     m = beta1 * m + gain1 * g;
     v = beta2 * v + gain2 * (g * g);
     s = beta3 * s + gain3 * g;

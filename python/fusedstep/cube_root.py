@@ -11,21 +11,30 @@ from .kernel import Array
 
 
 def cube_root(x: Array) -> Array:
-    """The cube root of what is not negative, within 4 units in the last place."""
+    """The cube root of what is not negative, within 2 units in the last place."""
     small = x < 1
     scaled = x * np.where(small, _in(x, 2.0**54), _in(x, 2.0**-54))
     y = _inverse_cube_root(scaled)
-    root = scaled * (y * y) * np.where(small, _in(x, 2.0**-18), _in(x, 2.0**18))
-    return np.where((x > 0) & (x < np.inf), root, x)
+    near = scaled * (y * y)
+    h = _in(x, 1) - near * y
+    root = near + near * (h * (_in(x, 2 / 3) + h * _in(x, 5 / 9)))  # by (1 - h)^-⅔
+    return np.where(x < np.inf, root * np.where(small, _in(x, 2.0**-18), _in(x, 2.0**18)), x)
 
 
 def _inverse_cube_root(x: Array) -> Array:
-    """1/∛x, from a guess that is 1/29 off: a constant less a third of the bits, as integers (Kahan 1991)."""
+    """1/∛x from a guess: a constant less a third of the bits, as integers (Kahan 1991)."""
     if x.dtype == np.float32:
-        single = (np.uint32(0x54A23000) - _third(x.view(np.uint32))).view(np.float32)
-        return _refined(_refined(single, x), x)
-    double = (np.uint64(0x553EF0FE00000000) - _third(x.view(np.uint64))).view(np.float64)
-    return _refined(_refined(_refined(double, x), x), x)
+        return _newton((np.uint32(0x54A23000) - _third(x.view(np.uint32))).view(np.float32), x)
+    y = _newton((np.uint64(0x553EF0FE00000000) - _third(x.view(np.uint64))).view(np.float64), x)
+    h = 1 - (x * y) * (y * y)
+    nearer: Array = y + y * (h * (1 / 3 + h * (2 / 9)))  # by (1 - h)^-⅓
+    return nearer
+
+
+def _newton(y: Array, x: Array) -> Array:
+    """y·(4 - x·y³)/3, which is never too large, times what spreads its error to both sides."""
+    nearer: Array = y * (_in(x, 4.004 / 3) - _in(x, 1.001 / 3) * ((x * y) * (y * y)))
+    return nearer
 
 
 def _third(n: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -35,13 +44,6 @@ def _third(n: npt.NDArray[Any]) -> npt.NDArray[Any]:
     total = total + (total >> 8)
     thirds: npt.NDArray[Any] = total + (total >> 16)
     return thirds
-
-
-def _refined(y: Array, x: Array) -> Array:
-    """Nearer to 1/∛x: of (1 - h)^-⅓, where h = 1 - x·y³, the first three terms."""
-    h = _in(x, 1) - (x * y) * (y * y)
-    nearer: Array = y + y * (h * (_in(x, 1 / 3) + h * _in(x, 2 / 9)))
-    return nearer
 
 
 def _in(x: Array, value: float) -> np.floating[Any]:
