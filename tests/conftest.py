@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,3 +17,13 @@ def _restored_runtime() -> Iterator[None]:
     yield
     fs.use_isa(isa)
     fs.set_num_threads(threads)
+
+
+@pytest.fixture
+def torch() -> Iterator[Any]:
+    """With one thread: those of two libraries are in each other's way."""
+    found: Any = pytest.importorskip("torch")
+    threads = found.get_num_threads()
+    found.set_num_threads(1)
+    yield found
+    found.set_num_threads(threads)

@@ -9,31 +9,23 @@ import dataclasses
 import itertools
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
 import fusedstep as fs
+from engines import BACKENDS, DTYPES, ENGINES, MIXES, ml_dtypes, normal, with_gaps
 from exactly import same_bits
 from fusedstep import _core, native, reference
-
-ml_dtypes = pytest.importorskip("ml_dtypes")
 
 Array = np.ndarray[Any, Any]
 Shape: TypeAlias = tuple[int, ...]
 Options: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = list[Array | None]
 
-BACKENDS = ["native", "numpy"]
-ENGINES: list[tuple[Any, str, int]] = [
-    *itertools.product(["native"], fs.info()["isas"], [1, 2, 3]),
-    ("numpy", fs.info()["isa"], 1),
-]
 NATIVE = ENGINES[:-1]
-DTYPES = {name: np.dtype(getattr(np, name, None) or ml_dtypes.bfloat16) for name in ("float32", "float64")}
-DTYPES |= {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 LANES, BLOCK_OF_ROWS = 32, 64
 STEPS = 5
 
@@ -99,30 +91,8 @@ GROUPS: list[Options] = [
     {"lr": 0.5, "beta2_decay": -0.5, "weight_decay": 0.1, "d": 1.5},
     {"lr": 0.1, "eps1": 0.3, "eps2": 0.7},
 ]
-# What parameters are kept in by turns; gradients, or None for the same; state_dtype.
-MIXES: dict[str, tuple[list[str], str | None, str | None]] = {
-    "float32": (["float32"], None, None),
-    "float64": (["float64"], None, None),
-    "float16": (["float16"], None, None),
-    "bfloat16": (["bfloat16"], None, None),
-    "gradients in float16": (["float32"], "float16", None),
-    "state in float32": (["bfloat16", "float16"], "bfloat16", "float32"),
-    "state in bfloat16": (["float32", "float16"], "float32", "bfloat16"),
-    "state in float16": (["float32", "bfloat16"], "float32", "float16"),
-    "of all types": (["float32", "float64", "float16", "bfloat16"], None, None),
-}
 
 each_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-
-
-@pytest.fixture
-def torch() -> Iterator[Any]:
-    """With one thread: those of two libraries are in each other's way."""
-    found: Any = pytest.importorskip("torch")
-    threads = found.get_num_threads()
-    found.set_num_threads(1)
-    yield found
-    found.set_num_threads(threads)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -133,10 +103,6 @@ def backend(request: pytest.FixtureRequest) -> Any:
 def use(isa: str, threads: int) -> None:
     fs.use_isa(isa)
     fs.set_num_threads(threads)
-
-
-def normal(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
-    return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
 def given(t: int, shape: Any, dtype: Any = np.float64) -> Array:
@@ -405,10 +371,6 @@ def test_sizes_around_the_blocks(rows: int, columns: int) -> None:
     for _, isa, threads in NATIVE:
         use(isa, threads)
         assert_same(run("native"), expected, (isa, threads))
-
-
-def with_gaps(a: Array) -> Array:
-    return np.repeat(a, 2, axis=-1)[..., ::2]
 
 
 def turned(a: Array) -> Array:

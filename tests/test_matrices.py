@@ -10,28 +10,20 @@ import itertools
 import math
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 
 import fusedstep as fs
+from engines import BACKENDS, DTYPES, ENGINES, MIXES, ml_dtypes, normal, with_gaps
 from exactly import same_bits
-
-ml_dtypes = pytest.importorskip("ml_dtypes")
 
 Array = np.ndarray[Any, Any]
 Options: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = list[Array | None]
 
-BACKENDS = ["native", "numpy"]
-ENGINES: list[tuple[Any, str, int]] = [
-    *itertools.product(["native"], fs.info()["isas"], [1, 2, 3]),
-    ("numpy", fs.info()["isa"], 1),
-]
-DTYPES = {name: np.dtype(getattr(np, name, None) or ml_dtypes.bfloat16) for name in ("float32", "float64")}
-DTYPES |= {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 STEPS = 5
 TINY = 1e-9
 
@@ -108,40 +100,14 @@ GROUPS: list[Options] = [
     {"lr": 0.01, "matrices": False, "beta1": 0.5},
 ]
 
-# What parameters are kept in by turns; gradients, or None for the same; state_dtype.
-MIXES: dict[str, tuple[list[str], str | None, str | None]] = {
-    "float32": (["float32"], None, None),
-    "float64": (["float64"], None, None),
-    "float16": (["float16"], None, None),
-    "bfloat16": (["bfloat16"], None, None),
-    "gradients in float16": (["float32"], "float16", None),
-    "state in float32": (["bfloat16", "float16"], "bfloat16", "float32"),
-    "state in bfloat16": (["float32", "float16"], "float32", "bfloat16"),
-    "state in float16": (["float32", "bfloat16"], "float32", "float16"),
-    "of all types": (["float32", "float64", "float16", "bfloat16"], None, None),
-}
 
 each_variant = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 each_matrix = pytest.mark.parametrize("shape", MATRICES.values(), ids=MATRICES)
 
 
-@pytest.fixture
-def torch() -> Iterator[Any]:
-    """With one thread: those of two libraries are in each other's way."""
-    found: Any = pytest.importorskip("torch")
-    threads = found.get_num_threads()
-    found.set_num_threads(1)
-    yield found
-    found.set_num_threads(threads)
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
-
-
-def normal(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
-    return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
 def parameters(mix: str = "float64", shapes: list[tuple[int, ...]] = SHAPES) -> list[Array]:
@@ -518,10 +484,6 @@ def test_native_equals_numpy(mix: str, options: Options) -> None:
 
 def in_fortran_order(a: Array) -> Array:
     return a.copy(order="F")
-
-
-def with_gaps(a: Array) -> Array:
-    return np.repeat(a, 2, axis=-1)[..., ::2]
 
 
 LAYOUTS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {

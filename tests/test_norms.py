@@ -17,20 +17,15 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from engines import BACKENDS, DTYPES, ENGINES, ml_dtypes, normal, with_gaps
 from exactly import same_bits
 from fusedstep import _core
 from fusedstep.kernel import Coefficients
-
-ml_dtypes = pytest.importorskip("ml_dtypes")
 
 Array = np.ndarray[Any, Any]
 Options: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = list[Array | None]
 
-BACKENDS = ["native", "numpy"]
-ENGINES = [*itertools.product(["native"], fs.info()["isas"], [1, 2, 3]), ("numpy", fs.info()["isa"], 1)]
-DTYPES = {name: np.dtype(getattr(np, name, None) or ml_dtypes.bfloat16) for name in ("float32", "float64")}
-DTYPES |= {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 LANES = 32
 SIZES = [33, 0, 3 * _core.tile + 7, 1, _core.tile - 1, 31, _core.tile, _core.tile + 1]
 STEPS = 5
@@ -94,10 +89,6 @@ def id_of(value: Any) -> str:
 each_measured = pytest.mark.parametrize(("rule", "options"), MEASURED, ids=id_of)
 each_by_tensor = pytest.mark.parametrize(("rule", "options"), BY_TENSOR, ids=id_of)
 each_free = pytest.mark.parametrize("rule", FREE)
-
-
-def normal(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
-    return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
 def leaning(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
@@ -199,10 +190,6 @@ def test_native_equals_numpy(rule: str, mix: str) -> None:
         fs.use_isa(isa)
         fs.set_num_threads(threads)
         assert_same(run("native"), expected, (isa, threads))
-
-
-def with_gaps(a: Array) -> Array:
-    return np.repeat(a, 2, axis=-1)[..., ::2]
 
 
 LAYOUTS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {

@@ -146,6 +146,7 @@ class Engine:
             for part, p, slots in zip(used, self.tensors.dense, self.tensors.slots, strict=True)
         ]
         self._plan = BACKENDS[backend](kernels, tensors)
+        self._measures = any(kernel.measure for kernel in kernels)
         turns = any(isinstance(kernel, MatrixKernel) for kernel in kernels)
         self._directions = (
             Directions(BACKENDS[backend], kernels, tensors, self.tensors.slots) if turns else None
@@ -290,7 +291,7 @@ class Engine:
         after: list[tuple[Array, Any]] = []
         if self._directions:
             after += self._directions.make(type(self), hs, t, rows, gradients)
-        if any(kernel.measure for _, kernel in self._parts):
+        if self._measures:
             after += self._adapt(t, hs, rows, scalars)
         return after
 
@@ -322,7 +323,8 @@ class Engine:
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> list[Array]:
         """Have the plan take the gradients, of which copies may come in place; the originals to be zeroed."""
         odd = self._plan.pin(gradients, zero_gradients)
-        odd = sorted({*odd, *(i for i in self._beside if gradients[i] is not None)})
+        if self._beside:
+            odd = sorted({*odd, *(i for i in self._beside if gradients[i] is not None)})
         if not odd:
             return []
         originals = [gradients[i] for i in odd]
