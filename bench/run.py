@@ -2,7 +2,8 @@
 
 ns/param and GB/s are of a native step; "x NumPy" is how many times longer the NumPy backend takes;
 "% of limit" is the time of loops with the same traffic and next to no arithmetic, in percent of the step's:
-one loop for most rules, two for those that measure norms first.
+one loop for most rules, two for those that measure norms first. Then what `ema` adds: the step's time, the
+limit's, and the bytes, in percent of those without it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ SWITCHES = {("momentum", 0): 0.9, ("lr_power", -0.5): -0.75}
 ROW = (
     "| {rule} | {dtype} | {n:.2g} | {ns_per_parameter:.3f} | {gb_per_second:.1f} | {times_numpy:.1f}"
     " | {percent_of_limit:.0f} |"
+)
+
+AVERAGED = ["SGD", "Momentum", "AdamW"]
+AVERAGE_ROW = (
+    "| {rule} | {n:.2g} | {percent_of_plain:.0f} | {limits:.0f} | {bytes:.0f} | {percent_of_limit:.0f} |"
 )
 
 
@@ -84,6 +90,32 @@ def bench_rule(
     }
 
 
+def bench_average(library: Any, name: str, n: int) -> dict[str, Any]:
+    """What `ema` adds to a float32 step, beside what its traffic adds to the limit."""
+    rng = np.random.default_rng(0)
+    p, g = rng.standard_normal((2, n), np.float32)
+    plain, averaging = fs.rules[name](p), fs.rules[name](p.copy(), ema=0.999)
+    (step,) = limit.passes(plain.groups[0].kernel)
+    with_average = limit.Traffic(step.written + 1, step.read)
+    seconds = measure.interleaved(
+        {
+            "plain": lambda: plain.step(g),
+            "ema": lambda: averaging.step(g),
+            "limit": limit.stream(library, n, p.dtype, [step]),
+            "limit_ema": limit.stream(library, n, p.dtype, [with_average]),
+        },
+        ROUNDS,
+    )
+    return {
+        "rule": name,
+        "n": n,
+        "percent_of_plain": 100 * seconds["ema"] / seconds["plain"],
+        "limits": 100 * seconds["limit_ema"] / seconds["limit"],
+        "bytes": 100 * with_average.moves / step.moves,
+        "percent_of_limit": 100 * seconds["limit_ema"] / seconds["ema"],
+    }
+
+
 def bench_many_tensors() -> dict[str, float]:
     """Adam over 1000 tensors of 1000 elements, and over one of a million; microseconds a step."""
     rng = np.random.default_rng(0)
@@ -117,11 +149,20 @@ def main() -> None:
             row = bench_rule(library, name, switches, n, np.dtype(dtype))
             rows.append(row)
             print(ROW.format(**row), flush=True)
+    print("| with ema | n | % of the step without | limits, % | bytes, % | % of limit |")
+    print("|---|--:|--:|--:|--:|--:|", flush=True)
+    averages = []
+    for name, n in itertools.product(AVERAGED, options.sizes):
+        if options.rules is None or name in options.rules:
+            averages.append(bench_average(library, name, n))
+            print(AVERAGE_ROW.format(**averages[-1]), flush=True)
     many = bench_many_tensors()
     print("Adam: 1000 tensors of 1000, {many:.0f} us a step; one of 10^6, {one:.0f} us".format(**many))
     if options.json:
         options.json.write_text(
-            json.dumps({"machine": machine, "rows": rows, "many_tensors": many}, indent=1)
+            json.dumps(
+                {"machine": machine, "rows": rows, "averages": averages, "many_tensors": many}, indent=1
+            )
         )
 
 

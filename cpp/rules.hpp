@@ -62,4 +62,5 @@
   RULE(AdafactorDirection)      \
   RULE(Adafactor)               \
   RULE(AdafactorVector)         \
-  RULE(Average)
+  RULE(Average)                 \
+  RULE(Mean)

@@ -1,15 +1,14 @@
-"""Every Python block of the documentation runs."""
+"""Every code block of the documentation runs."""
 
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 
 
 @pytest.mark.source
@@ -23,12 +22,17 @@ def test_the_rule_that_is_shown_is_the_rule() -> None:
 
 
 @pytest.mark.source
-def test_python_blocks() -> None:
-    """The blocks of the README share their names, as a reader's session would; torch's need torch."""
-    namespace: dict[str, Any] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
-    for block in blocks:
-        if "import torch" in block and find_spec("torch") is None:
-            continue
-        exec(compile(block, "README.md", "exec", dont_inherit=True), namespace)
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page: str, tmp_path: Path) -> None:
+    """The blocks of a page run, and draw the figures that it shows."""
+    import blocks
+
+    for module in ("matplotlib", "ml_dtypes", "safetensors"):
+        pytest.importorskip(module)
+    count = blocks.run(ROOT / page, tmp_path)
+    shown = re.findall(r"!\[[^\]]+\]\(figures/([\w.-]+)\)", (ROOT / page).read_text())
+    assert set(shown) == {file.name for file in tmp_path.glob("*.png")}
+    # All else is the two commands of the README, which .ci/run runs, and what is for Sphinx.
+    languages = [language for language, _ in blocks.of(ROOT / page)]
+    rest = [language for language in languages if not language.startswith("{")]
+    assert sorted(rest) == ["python"] * count + ["sh"] * (2 if page == "README.md" else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import averaging, control, schedules
 from .gradients import clip_grad_norm, flatten, global_norm
 from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
@@ -22,12 +23,15 @@ __version__: str = info()["version"]
 __all__ = [
     "Optimizer",
     "StepResult",
+    "averaging",
     "clip_grad_norm",
+    "control",
     "flatten",
     "get_num_threads",
     "global_norm",
     "info",
     "rules",
+    "schedules",
     "set_num_threads",
     "use_isa",
 ]

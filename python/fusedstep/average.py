@@ -1,4 +1,4 @@
-"""The average of the weights. The counterpart of cpp/rules/average.hpp."""
+"""Averages of weights. The counterpart of cpp/rules/average.hpp."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ SLOT = "ema"
 
 @kernel("Average")
 def average(c: Coefficients, mean: Array, weight: Array) -> None:
-    """Exponential moving average. Polyak & Juditsky 1992, doi:10.1137/0330046."""
+    """Exponential moving average, which any rule can keep."""
     mean[...] = c.decay * mean + c.gain * weight
+
+
+@kernel("Mean")
+def mean(c: Coefficients, mean: Array, weight: Array) -> None:
+    """The mean of all so far. Polyak & Juditsky 1992, doi:10.1137/0330046. Equal weights leave it."""
+    mean[...] = mean + c.share * (weight - mean)
 
 
 def coefficients(decay: float) -> dict[str, float]:

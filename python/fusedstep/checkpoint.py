@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .arrays import check_array
+from .arrays import Array, check_array
 from .hyperparameters import REAL, Interval, checked_number
+from .stateful import Stateful, mapping, restore, same, states
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .hyperparameters import Group
 
 STEPS = Interval("0, 1, 2, …", lambda t: 0 <= t < 2**53 and t.is_integer())
 
@@ -29,6 +31,7 @@ def save(optimizer: Engine) -> dict[str, Any]:
                     name: value for name, value in group.hyperparameters() if not callable(value)
                 },
                 "scalars": dict(group.scalars),
+                "schedules": states(_schedules(group)),
             }
             for group, structure in zip(optimizer.groups, optimizer.structure.groups, strict=True)
         ],
@@ -39,6 +42,7 @@ def save(optimizer: Engine) -> dict[str, Any]:
 def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
     """Restore what `save` returned, and return the step count; after an error nothing has changed."""
     _check(optimizer, saved)
+    _restore_schedules(optimizer, saved["groups"])
     for name, slot, array in optimizer.tensors.state():
         array[...] = saved["state"][name][slot]
     for group, values in zip(optimizer.groups, saved["groups"], strict=True):
@@ -48,8 +52,28 @@ def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
     return int(saved["t"])
 
 
+def _schedules(group: Group) -> dict[str, Stateful]:
+    """Those of a group's schedules that have been told something."""
+    return {
+        name: value
+        for name, value in group.hyperparameters()
+        if isinstance(value, Stateful) and value.state_dict()
+    }
+
+
+def _restore_schedules(optimizer: Engine, groups: Any) -> None:
+    """What the schedules were told; a number that comes in the place of one needs nothing."""
+    parts: dict[str, Stateful] = {}
+    saved: dict[str, Any] = {}
+    for i, (group, values) in enumerate(zip(optimizer.groups, groups, strict=True)):
+        kept = {k: v for k, v in _schedules(group).items() if k not in values["hyperparameters"]}
+        parts |= {f"{name} of group {i}": schedule for name, schedule in kept.items()}
+        saved |= {f"{name} of group {i}": state for name, state in values["schedules"].items()}
+    restore("schedules", parts, saved)
+
+
 def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
-    _same("checkpoint", saved, ("rule", "t", "groups", "state"))
+    same("checkpoint", saved, ("rule", "t", "groups", "state"))
     rule = type(optimizer).__name__
     if saved["rule"] != rule:
         raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
@@ -63,47 +87,44 @@ def _check_groups(optimizer: Engine, saved: Any) -> None:
     if len(saved) != len(optimizer.groups):
         raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
     for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, saved, strict=True):
-        _same("group of the checkpoint", values, ("params", "hyperparameters", "scalars"))
+        same("group of the checkpoint", values, ("params", "hyperparameters", "scalars", "schedules"))
         _list("params of the checkpoint", values["params"])
-        _same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
-        _mapping("hyperparameters", values["hyperparameters"])
+        same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
+        mapping("hyperparameters", values["hyperparameters"])
         for name, value in values["hyperparameters"].items():
             if name not in group:
                 raise ValueError(f"hyperparameters: {name!r} does not belong here")
             group.check(name, value)
-        _same("scalars", values["scalars"], group.scalars)
+        mapping("schedules", values["schedules"])
+        same("scalars", values["scalars"], group.scalars)
         for name, value in values["scalars"].items():
             checked_number(f"scalar {name!r}", value, REAL)
 
 
 def _check_state(optimizer: Engine, saved: Any) -> None:
-    _same("state", saved, optimizer.tensors.names)
+    same("state", saved, optimizer.tensors.names)
     for name, slots in zip(optimizer.tensors.names, optimizer.tensors.slots, strict=True):
-        _same(f"state of parameter {name!r}", saved[name], slots)
+        same(f"state of parameter {name!r}", saved[name], slots)
     for name, slot, array in optimizer.tensors.state():
-        label = f"state {slot!r} of parameter {name!r}"
-        value = check_array(label, saved[name][slot])
-        if value.shape != array.shape:
-            raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
-        if value.dtype != array.dtype:
-            raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
+        check_like(f"state {slot!r} of parameter {name!r}", saved[name][slot], array)
+
+
+def check_arrays(label: str, saved: Any, arrays: Mapping[Any, Array]) -> None:
+    """An error unless `saved` has arrays of the same names, shapes and dtypes."""
+    same(label, saved, arrays)
+    for name, array in arrays.items():
+        check_like(f"{label} {name!r}", saved[name], array)
+
+
+def check_like(label: str, saved: Any, array: Array) -> None:
+    """An error unless `saved` is an array of the same shape and dtype."""
+    value = check_array(label, saved)
+    if value.shape != array.shape:
+        raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
+    if value.dtype != array.dtype:
+        raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
 
 
 def _list(label: str, found: Any) -> None:
     if not isinstance(found, list | tuple):
         raise TypeError(f"{label} must be a list, got {found!r}")
-
-
-def _mapping(label: str, found: Any) -> None:
-    if not isinstance(found, Mapping):
-        raise TypeError(f"{label} must be a mapping, got {found!r}")
-
-
-def _same(label: str, found: Any, wanted: Collection[Any]) -> None:
-    _mapping(label, found)
-    for key in wanted:
-        if key not in found:
-            raise ValueError(f"{label}: {key!r} is missing")
-    for key in found:
-        if key not in wanted:
-            raise ValueError(f"{label}: {key!r} does not belong here")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 import fusedstep as fs
+from fusedstep import schedules
 
 try:
     import matplotlib as mpl
@@ -37,19 +38,14 @@ BATCH = 64
 HIDDEN = 128
 
 
-def warming_momentum(t: int) -> float:
-    """Momentum in steps: .5, .9, .95, .99."""
-    return (0.5, 0.9, 0.95, 0.99)[min(t // 100, 3)]
-
-
-# A step size for each rule, else its default; any hyperparameter may be a number or, as here, a function.
+# A step size for each rule, else its default; any hyperparameter may be a number or a function of the step.
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.3},
-    "Momentum": {"lr": 0.01, "momentum": warming_momentum},
+    "Momentum": {"lr": 0.01, "momentum": schedules.momentum_steps(every=100)},
     "EMAMomentum": {"lr": 0.3},
     "Nesterov": {"lr": 0.03},
     "Adagrad": {"lr": 0.03},
-    "RMSProp": {"lr": lambda t: 0.002 / (1 + t / 500)},
+    "RMSProp": {"lr": schedules.InverseTime(0.002, rate=1 / 500)},
     "Adam": {"lr": 0.003},
     "AdamW": {"lr": 0.003},
     "RAdam": {"lr": 0.01},

@@ -18,7 +18,7 @@ from .kernel import Kernel, MatrixKernel
 from .matrices import Directions
 from .plan import Adapted, Measured, Row, adapted, row
 from .step import StepOptions, StepResult, checked_options
-from .storage import mix, state_type
+from .storage import mix, number_type
 from .structure import Groups, Params
 from .tensors import Tensors
 
@@ -101,7 +101,7 @@ class Engine:
         if backend not in BACKENDS:
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
         self.backend = backend
-        self._state_type = state_type(state_dtype)
+        self._state_type = number_type("state_dtype", state_dtype)
         self._t = 0
         self._running = Lock()
         self.structure = Groups(params)
@@ -119,7 +119,7 @@ class Engine:
         group_of = [i for i, leaves in enumerate(self.structure.leaves) for _ in leaves]
         self.tensors = Tensors(
             self.structure.names,
-            [p for leaves in self.structure.leaves for p in leaves],
+            self.structure.parameters,
             lambda i, p, dense_p: self._initial_state(i, self.groups[group_of[i]], p, dense_p),
         )
         self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
@@ -222,13 +222,24 @@ class Engine:
         step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
         optimizer runs; after an error nothing has changed.
         """
-        if not self._running.acquire(False):
-            raise RuntimeError("a step of this optimizer is running already")
+        self.pause()
         try:
             options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
             return self._step(grads, loss, options)
         finally:
-            self._running.release()
+            self.resume()
+
+    def pause(self) -> None:
+        """Make every step a RuntimeError until `resume`: the weights are used otherwise.
+
+        Raises RuntimeError while a step runs, or after another `pause`.
+        """
+        if not self._running.acquire(False):
+            raise RuntimeError("a step of this optimizer is running already, or it is paused")
+
+    def resume(self) -> None:
+        """Allow steps again after `pause`."""
+        self._running.release()
 
     def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         gradients = self.structure.gradients(grads)
@@ -334,15 +345,18 @@ class Engine:
         return originals if zero_gradients else []
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a step depends on beside parameters and gradients. Schedules are left out."""
+        """A copy of all that a step depends on beside parameters and gradients.
+
+        Of schedules it has what they were told, as of `schedules.Plateau`: what their ``state_dict()`` gives.
+        """
         return checkpoint.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict()` was taken, given the parameters and schedules of then.
 
         A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
-        schedule it has nothing, and the optimizer keeps its own. Raises ValueError or TypeError, and changes
-        nothing, unless rule, groups, names, shapes and dtypes agree.
+        schedule the optimizer keeps its own, and restores what that was told. Raises ValueError or TypeError,
+        and changes nothing, unless rule, groups, names, shapes and dtypes agree.
         """
         self._t = checkpoint.load(self, state_dict)
 

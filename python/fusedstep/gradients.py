@@ -36,9 +36,9 @@ def global_norm(grads: Tree) -> float:
 def clip_grad_norm(grads: Tree, c: float) -> float:
     """Multiply all arrays, in place, by ``min(1, c / (norm + 1e-6))``; return their `global_norm` before.
 
-    As torch.nn.utils.clip_grad_norm_: a norm that is infinite or NaN goes into the product. To clip within a
-    step, without writing the gradients, use ``step(grads, clip_norm=c)``. Raises TypeError or ValueError,
-    naming the array, for what cannot be scaled, and then changes nothing.
+    As ``torch.nn.utils.clip_grad_norm_``: a norm that is infinite or NaN goes into the product. To clip
+    within a step, without writing the gradients, use ``step(grads, clip_norm=c)``. Raises TypeError or
+    ValueError, naming the array, for what cannot be scaled, and then changes nothing.
     """
     c = checked_number("c", c, LIMIT)
     named = [(label, _checked(label, leaf)) for label, leaf in _leaves(grads)]

@@ -29,8 +29,8 @@ def mix(a: DType, b: DType) -> bool:
     return arithmetic(a) == arithmetic(b)
 
 
-def state_type(given: npt.DTypeLike | None) -> DType | None:
-    """The `state_dtype` of an optimizer; None where each parameter's own is meant."""
+def number_type(label: str, given: npt.DTypeLike | None) -> DType | None:
+    """The dtype that an argument asks for; None where each parameter's own is meant."""
     if given is None:
         return None
     if isinstance(given, str) and given == "bfloat16":
@@ -40,5 +40,5 @@ def state_type(given: npt.DTypeLike | None) -> DType | None:
     except TypeError:
         dtype = np.dtype(object)
     if not is_number(dtype):
-        raise TypeError(f"state_dtype must be one of {', '.join(NAMES)}, got {given!r}")
+        raise TypeError(f"{label} must be one of {', '.join(NAMES)}, got {given!r}")
     return dtype

@@ -108,6 +108,11 @@ class Groups:
             else Structure(Mapping if mappings == {True} else Sequence, tuple(self.names))
         )
 
+    @property
+    def parameters(self) -> list[Any]:
+        """Those of all groups, in the order of `names`."""
+        return [leaf for leaves in self.leaves for leaf in leaves]
+
     def gradients(self, grads: Any) -> list[Any]:
         """The gradients in the order of `names`, given over all parameters at once or one tree a group."""
         if self._grouped and isinstance(grads, list | tuple) and len(grads) == len(self.groups):

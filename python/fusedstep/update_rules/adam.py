@@ -167,7 +167,7 @@ class Adamax(Optimizer):
 
     ``m ← beta1·m + (1 - beta1)·g;  u ← max(beta2·u, |g| + eps);  p ← p - lr/(1 - beta1ᵗ)·m/u``. The eps,
     which the paper lacks, is that of torch. State, 8 bytes: m, the mean of g, and u, a decaying maximum of
-    |g|. As `Adam`, for embeddings and other gradients that are often 0.
+    its size. As `Adam`, for embeddings and other gradients that are often 0.
 
     lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     Further options and errors: see `Optimizer`.

@@ -27,8 +27,8 @@ class Ftrl(Optimizer):
 
     With ``N = n + g²`` and powers ``n^-lr_power`` (√n): ``z ← z + g - (N^-lr_power - n^-lr_power)/lr·p; p ←
     (clip(z, -l1, l1) - z) / ((beta + N^-lr_power)/lr + l2);  n ← N``. State, 8 bytes: n, the sum of squares,
-    and z. For sparse linear models: where |z| ≤ l1 the weight is exactly 0. As p is computed from z, which
-    starts at 0, first values of p other than 0 are soon forgotten.
+    and z. For sparse linear models: where ``|z| ≤ l1`` the weight is exactly 0. As p is computed from z,
+    which starts at 0, first values of p other than 0 are soon forgotten.
 
     lr: step size, the paper's α, more than 0, default 0.001. lr_power: one of 0, -0.25, -0.5, -0.75, -1,
     default -0.5, fixed. initial_accumulator: where n starts, default 0.1, fixed. beta: default 0. l1, l2: the

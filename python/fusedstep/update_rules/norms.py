@@ -26,7 +26,7 @@ class LARS(Optimizer):
     """LARS, layer-wise adaptive rate scaling. You, Gitman & Ginsburg 2017, arXiv:1708.03888, Algorithm 1.
 
     ``rate = lr·trust_coefficient·|p| / (|g| + weight_decay·|p| + eps)``, with norms over the tensor, or lr
-    where |p| or |g| is 0; ``v ← momentum·v + rate·(g + weight_decay·p);  p ← p - v``. State, 4 bytes: v, the
+    where one of them is 0; ``v ← momentum·v + rate·(g + weight_decay·p);  p ← p - v``. State, 4 bytes: v, the
     velocity. For SGD with very large batches; biases and normalisations do better in a group of another rule.
 
     lr: step size, default 0.1. momentum: in [0, 1), default 0.9. trust_coefficient: the paper's η, default
@@ -155,8 +155,9 @@ class StableAdamW(Optimizer):
 class NovoGrad(Optimizer):
     """NovoGrad. Ginsburg et al. 2019, arXiv:1905.11286, Algorithm 1.
 
-    ``v ← beta2·v + (1 - beta2)·|g|²`` (at first |g|²), one number a tensor; ``m ← beta1·m + g / (√v + eps) +
-    weight_decay·p;  p ← p - lr·m``. State, 4 bytes: m; v. For speech and vision in half of Adam's memory.
+    ``v ← beta2·v + (1 - beta2)·|g|²`` (at first ``|g|²``), one number a tensor; ``m ← beta1·m + g / (√v +
+    eps) + weight_decay·p;  p ← p - lr·m``. State, 4 bytes: m; v. For speech and vision in half of Adam's
+    memory.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.95 and 0.98. eps: default 1e-8.
     weight_decay: default 0, as above. Further options and errors: see `Optimizer`.

@@ -1,0 +1,177 @@
+"""Checkpoints of a run: one file, from which it goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..arrays import Array, check_array, check_writeable
+from ..checkpoint import check_arrays, check_like
+from ..engine import Engine
+from ..extras import imported
+from ..stateful import Stateful, restore, same, states
+from .encoding import decode, encode
+from .files import replace
+
+Part: TypeAlias = Engine | np.random.Generator | Array | Stateful
+
+FORMAT = "fusedstep 1"
+PROGRESS = "progress"
+
+
+class Checkpoint:
+    """All that a run needs to go on, in one safetensors file that is replaced as a whole.
+
+    `parts` are the things whose state it keeps, by names of your choice: optimizers, with their weights,
+    rule, step, hyperparameters, and what their schedules were told; random generators of NumPy (not how often
+    they have spawned others); arrays; and whatever has ``state_dict()`` and ``load_state_dict()`` of numbers
+    and arrays, as averages, `EarlyStopping`, `Record`, and schedules that are no optimizer's. ::
+
+        checkpoint = Checkpoint("run.safetensors", optimizer=optimizer, rng=rng)
+        progress = checkpoint.start(epoch=0)
+        for epoch in range(progress["epoch"], epochs):
+            ...
+            checkpoint.save(epoch=epoch + 1)
+
+    Killed at any moment, the process leaves a file that is whole, the last one or the one before. Arrays are
+    tensors in it, by the names of their parts and what they are there ("optimizer/weights/w"), so that other
+    programs can read them; all else is in the metadata "state", as the JSON that Python writes. Functions are
+    not stored: make the parts as before, then load.
+
+    Needs safetensors: ``pip install "fusedstep[control]"``. Raises TypeError for a part that is none of
+    these.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], /, **parts: Part) -> None:
+        self.path = Path(path)
+        self._parts = {name: _stateful(name, part) for name, part in parts.items()}
+
+    def start(self, /, **progress: Any) -> dict[str, Any]:
+        """Load the file if there is one; else write the first one, with `progress`, and return that.
+
+        So there is a checkpoint to go back to from the beginning. Errors are those of `load` and `save`.
+        """
+        found = self.load()
+        if found is None:
+            self.save(**progress)
+            found = progress
+        return found
+
+    def save(self, /, **progress: Any) -> None:
+        """Write the state of all parts, and `progress`: numbers, text, arrays, lists and mappings of them.
+
+        Raises TypeError for a state that is made of anything else, RuntimeError while a step of an optimizer
+        runs or averages are swapped in, OSError where no file can be written; the old one stays as it was.
+        """
+        text, arrays = encode({**states(self._parts), PROGRESS: progress})
+        metadata = {"format": FORMAT, "state": text}
+        replace(self.path, imported("safetensors.numpy").save(arrays, metadata))
+
+    def load(self) -> dict[str, Any] | None:
+        """Restore all parts; return the `progress` of then, or None, with nothing changed, without a file.
+
+        Raises ValueError or TypeError, naming the part, unless the file is a checkpoint of such parts, and
+        RuntimeError as `save` does; then nothing has changed.
+        """
+        if not self.path.exists():
+            return None
+        state = _read(self.path)
+        progress: dict[str, Any] = state.pop(PROGRESS)
+        restore(str(self.path), self._parts, state)
+        return progress
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `Checkpoint.save` has encoded."""
+    safetensors = imported("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    try:
+        state = decode(metadata["state"], arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint") from error
+    if metadata.get("format") != FORMAT or not isinstance(state, dict) or PROGRESS not in state:
+        raise ValueError(f"{path} is no checkpoint")
+    return state
+
+
+class _Optimizer:
+    """An optimizer with its weights."""
+
+    def __init__(self, optimizer: Engine) -> None:
+        self._optimizer = optimizer
+        self._weights = dict(zip(optimizer.structure.names, optimizer.structure.parameters, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        self._optimizer.pause()
+        try:
+            weights = {name: p.copy() for name, p in self._weights.items()}
+            return {"weights": weights, **self._optimizer.state_dict()}
+        finally:
+            self._optimizer.resume()
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        same("optimizer", state_dict, ("weights", "rule", "t", "groups", "state"))
+        weights, state = state_dict["weights"], {k: v for k, v in state_dict.items() if k != "weights"}
+        check_arrays("weights", weights, self._weights)
+        for name, p in self._weights.items():
+            check_writeable(name, p)
+        self._optimizer.pause()
+        try:
+            self._optimizer.load_state_dict(state)
+            for name, p in self._weights.items():
+                p[...] = weights[name]
+        finally:
+            self._optimizer.resume()
+
+
+class _Generator:
+    """A random generator."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._bits = generator.bit_generator
+
+    def state_dict(self) -> Any:
+        return self._bits.state
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self._bits.state = state_dict
+
+
+class _Array:
+    """An array, restored in place; of whatever byte order, which the file does not know."""
+
+    def __init__(self, name: str, array: Array) -> None:
+        self._name = name
+        self._array = array
+
+    def state_dict(self) -> Array:
+        return self._array.astype(self._array.dtype.newbyteorder("="))
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        check_like("it", state_dict, self.state_dict())
+        check_writeable(self._name, self._array)
+        self._array[...] = state_dict
+
+
+def _stateful(name: str, part: Any) -> Stateful:
+    """What keeps the state of a part."""
+    if name == PROGRESS:
+        raise TypeError("'progress' is what save() is given, and no name for a part")
+    if isinstance(part, Engine):
+        return _Optimizer(part)
+    if isinstance(part, np.random.Generator):
+        return _Generator(part)
+    if isinstance(part, np.ndarray):
+        return _Array(name, check_array(name, part))
+    if isinstance(part, Stateful) and not isinstance(part, type):
+        return part
+    raise TypeError(f"{name} has no state_dict() and load_state_dict(): {part!r}")

@@ -1,0 +1,14 @@
+"""Packages that only some functions need."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def imported(module: str) -> Any:
+    """A module of the extra "control"; an error that says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{error}; this needs: pip install "fusedstep[control]"') from error

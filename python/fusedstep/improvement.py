@@ -1,0 +1,54 @@
+"""What counts as better among the figures that training is watched by."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from .hyperparameters import REAL, Interval, checked_number
+
+Mode: TypeAlias = Literal["min", "max"]
+"""Whether lower figures are better, as of a loss, or higher ones, as of an accuracy."""
+
+THRESHOLD = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
+Threshold = Annotated[float, THRESHOLD]
+
+
+def checked_mode(mode: Mode, label: str = "mode") -> Mode:
+    """`mode`; an error if it is none."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"{label} must be 'min' or 'max', got {mode!r}")
+    return mode
+
+
+def improves(figure: float, best: float | None, threshold: float, mode: Mode) -> bool:
+    """Whether `figure` is better than `best` by more than ``threshold·|best|``; None is worse than any.
+
+    A figure that is not finite is never better.
+    """
+    if not math.isfinite(figure):
+        return False
+    if best is None:
+        return True
+    away_from_0 = (mode == "max") == (best > 0)
+    bound = best * (1 + threshold if away_from_0 else 1 - threshold)
+    return figure < bound if mode == "min" else figure > bound
+
+
+def checked_figure(figure: Any) -> float:
+    """`figure` as a float, finite or not; an error if it is no number."""
+    if isinstance(figure, np.ndarray) and figure.ndim == 0:
+        figure = figure.item()
+    return checked_number("the figure", figure, Interval("[-inf, inf]", lambda _: True))
+
+
+def checked_best(best: float | None) -> float | None:
+    """`best` as a float, or None; an error if it is neither, or not finite."""
+    return None if best is None else checked_number("best", best, REAL)
+
+
+def checked_threshold(threshold: float) -> float:
+    """`threshold` as a float; an error if it is none."""
+    return checked_number("threshold", threshold, THRESHOLD)

@@ -1,0 +1,197 @@
+"""Schedules that go from one value towards another, each by one formula."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+from ..hyperparameters import REAL, Interval
+from .schedule import Count, Schedule, Value
+
+Counts = Annotated[tuple[int, ...], Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())]
+Power = Annotated[float, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
+Rate = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """``start·factor^⌊(t - 1) / every⌋``: multiplied by `factor`, default 0.1, after each `every` steps.
+
+    As torch's StepLR, and optax's exponential_decay(staircase=True).
+    """
+
+    start: Value
+    every: Count
+    factor: Value = 0.1
+
+    def __call__(self, t: int) -> float:
+        return self.start * self.factor ** ((t - 1) // self.every)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """Multiplied by `factor`, default 0.1, after so many steps as each of `after` says.
+
+    As torch's MultiStepLR, and optax's piecewise_constant_schedule.
+    """
+
+    start: Value
+    after: Counts
+    factor: Value = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rising(self, "after", self.after)
+
+    def __call__(self, t: int) -> float:
+        return self.start * self.factor ** bisect_left(self.after, t)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """``start·e^(-rate·(t - 1))``. As torch's ExponentialLR with ``gamma = e^-rate``."""
+
+    start: Value
+    rate: Rate
+
+    def __call__(self, t: int) -> float:
+        return self.start * math.exp(-self.rate * (t - 1))
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """``start / (1 + rate·(t - 1))``. Robbins & Monro 1951, doi:10.1214/aoms/1177729586."""
+
+    start: Value
+    rate: Rate
+
+    def __call__(self, t: int) -> float:
+        return self.start / (1 + self.rate * (t - 1))
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """``end + (start - end)·(1 - (t - 1) / steps)^power``, and `end`, default 0, after these steps.
+
+    power: default 1. As torch's PolynomialLR, and optax's polynomial_schedule.
+    """
+
+    start: Value
+    steps: Count
+    end: Value = 0.0
+    power: Power = 1.0
+
+    def __call__(self, t: int) -> float:
+        left = 1 - passed(t, 1, self.steps + 1)
+        return between(self.end, self.start, math.pow(left, self.power))
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """From `start` in a straight line to `end`, default 0, which it has after `steps` steps.
+
+    As torch's LinearLR, and optax's linear_schedule.
+    """
+
+    start: Value
+    steps: Count
+    end: Value = 0.0
+
+    def __call__(self, t: int) -> float:
+        return between(self.start, self.end, passed(t, 1, self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a wave of the cosine from `start` to `end`, default 0, which it has after `steps` steps.
+
+    ``end + (start - end)·(1 + cos(π·(t - 1) / steps)) / 2``. Loshchilov & Hutter, arXiv:1608.03983. As
+    torch's CosineAnnealingLR, which rises again after these steps, and optax's cosine_decay_schedule.
+    """
+
+    start: Value
+    steps: Count
+    end: Value = 0.0
+
+    def __call__(self, t: int) -> float:
+        return along_cosine(self.start, self.end, passed(t, 1, self.steps + 1))
+
+
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """The first of `values`, and the next one after so many steps as each of `after` says.
+
+    As torch's SequentialLR of ConstantLR, and optax's piecewise_constant_schedule.
+    """
+
+    values: Annotated[tuple[float, ...], REAL]
+    after: Counts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rising(self, "after", self.after)
+        if len(self.values) != len(self.after) + 1:
+            raise ValueError(
+                f"Piecewise has {len(self.values)} values and {len(self.after)} changes between them"
+            )
+
+    def __call__(self, t: int) -> float:
+        return self.values[bisect_left(self.after, t)]
+
+
+def momentum_steps(every: int) -> Piecewise:
+    """The momentum of the first steps 0.5, and after each `every` steps the next of 0.9, 0.95, 0.99.
+
+    Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html, on momentum that grows.
+    """
+    return Piecewise((0.5, 0.9, 0.95, 0.99), after=(every, 2 * every, 3 * every))
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear(Schedule):
+    """At step ``at[i]`` the value ``values[i]``, straight lines between, constant before and after.
+
+    As optax's piecewise_interpolate_schedule("linear").
+    """
+
+    values: Annotated[tuple[float, ...], REAL]
+    at: Counts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rising(self, "at", self.at)
+        if len(self.values) != len(self.at) or not self.at:
+            raise ValueError(f"PiecewiseLinear has {len(self.values)} values for {len(self.at)} steps")
+
+    def __call__(self, t: int) -> float:
+        i = min(max(bisect_left(self.at, t), 1), len(self.at) - 1)
+        if len(self.at) == 1:
+            return self.values[0]
+        start, end = self.values[i - 1 : i + 1]
+        return between(start, end, passed(t, self.at[i - 1], self.at[i]))
+
+
+def passed(t: float, start: float, end: float) -> float:
+    """The fraction of the way from step `start` to step `end` that is done at `t`, from 0 to 1."""
+    return min(max((t - start) / (end - start), 0.0), 1.0) if start < end else float(t >= end)
+
+
+def along_cosine(start: float, end: float, fraction: float) -> float:
+    """From `start` to `end` on half a wave of the cosine."""
+    return between(start, end, (1 - math.cos(math.pi * fraction)) / 2)
+
+
+def between(start: float, end: float, fraction: float) -> float:
+    """From `start` to `end` in a straight line, both of which it meets exactly."""
+    if fraction < 0.5:
+        return start + (end - start) * fraction
+    return end - (end - start) * (1 - fraction)
+
+
+def check_rising(schedule: Schedule, name: str, steps: tuple[int, ...]) -> None:
+    """An error unless each number of steps is larger than the one before."""
+    if any(a >= b for a, b in pairwise(steps)):
+        raise ValueError(f"{name} of {type(schedule).__name__} must rise, got {steps}")

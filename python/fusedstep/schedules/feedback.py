@@ -1,0 +1,155 @@
+"""Schedules that are told how training goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
+
+from ..hyperparameters import REAL, Interval, checked_number
+from ..improvement import Mode, Threshold, checked_figure, checked_mode, improves
+from ..stateful import same
+from .schedule import Fraction, Number, Schedule, Value, number_fields
+
+Patience = Annotated[int, Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())]
+MEAN_SQUARE = Interval("[0, inf], or NaN", lambda x: not x < 0)
+SQUARE = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
+Above = Annotated[float, Interval("(1, inf)", lambda x: 1 < x < math.inf)]
+Below = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1)]
+
+
+class Feedback(Schedule):
+    """A schedule with a value that only `observe` changes, the same at every step until then.
+
+    It can be a part of others: ``Warmup(Plateau(0.1), 500)``, ``Cosine(1.0, 10_000) * Plateau(0.1)``.
+    `state_dict` has what it was told; an optimizer's has that of its schedules.
+    """
+
+    value: float
+    """The value at the next steps."""
+
+    def __call__(self, t: int) -> float:
+        return self.value
+
+    def observe(self, figure: float) -> float:
+        """Take a figure into account; return the value from now on."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The value, and what the next `observe` compares with."""
+        return {name: getattr(self, name) for name in self._remembered()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        same(f"state of {type(self).__name__}", state_dict, self._remembered())
+        numbers = {
+            name: number.checked(self._label(name), state_dict[name])
+            for name, number in self._remembered().items()
+        }
+        for name, value in numbers.items():
+            setattr(self, name, value)
+
+    def _remembered(self) -> dict[str, Number]:
+        numbers = number_fields(type(self))
+        return {each.name: numbers[each.name] for each in fields(self) if not each.init}  # type: ignore[arg-type]  # a dataclass
+
+
+@dataclass(eq=False)
+class Plateau(Feedback):
+    """`start`, multiplied by `factor` when a figure has not become better for more than `patience` epochs.
+
+    factor: in [0, 1], default 0.1. patience: default 10. A figure is better than the best so far if it is
+    lower (mode "min", the default) or higher ("max") by more than ``threshold·|best|``, default 1e-4; one
+    that is not finite is not. cooldown: epochs after a change that do not count, default 0. minimum: default
+    0. As torch's ReduceLROnPlateau(eps=0), where figures are positive.
+    """
+
+    start: Value
+    factor: Fraction = 0.1
+    patience: Patience = 10
+    threshold: Threshold = 1e-4
+    cooldown: Patience = 0
+    minimum: Value = 0.0
+    mode: Mode = "min"
+    value: Value = field(init=False)
+    best: Annotated[float | None, REAL] = field(init=False, default=None)
+    stalled: Patience = field(init=False, default=0)
+    cooling: Patience = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_mode(self.mode, self._label("mode"))
+        self.value = self.start
+
+    def observe(self, figure: float) -> float:
+        """Take the figure of an epoch, such as a validation loss; return the value from now on."""
+        figure = checked_figure(figure)
+        if improves(figure, self.best, self.threshold, self.mode):
+            self.best, self.stalled = figure, 0
+        else:
+            self.stalled += 1
+        if self.cooling:
+            self.cooling, self.stalled = self.cooling - 1, 0
+        if self.stalled > self.patience:
+            self.value = max(self.value * self.factor, min(self.minimum, self.value))
+            self.cooling, self.stalled = self.cooldown, 0
+        return self.value
+
+
+@dataclass(eq=False)
+class EveAnnealing(Feedback):
+    """Raised where the gradients hardly change from epoch to epoch, lowered where they change much.
+
+    The change is ``|s - s'| / min(s, s')`` of the mean squares s', s of two epochs' gradients. Up to `flat`,
+    default 0.1, the loss is flat, and the value is multiplied by `up`, default 1.1; above `steep`, default
+    0.5, and where s is not finite, by `down`, default 0.5. It stays within `minimum` and `maximum`. (The rule
+    `Eve` is something else.) The first figure changes nothing; after one that is not finite, the next is
+    compared with the one before it.
+    """
+
+    start: Value
+    minimum: Value
+    maximum: Value
+    flat: Threshold = 0.1
+    steep: Threshold = 0.5
+    up: Above = 1.1
+    down: Below = 0.5
+    value: Value = field(init=False)
+    mean_square: Annotated[float | None, SQUARE] = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.minimum <= self.start <= self.maximum:
+            raise ValueError(f"start of EveAnnealing must be in [{self.minimum}, {self.maximum}]")
+        if not self.flat <= self.steep:
+            raise ValueError(f"flat of EveAnnealing must be at most steep, {self.steep}, got {self.flat}")
+        self.value = self.start
+
+    def observe(self, figure: float) -> float:
+        """Take the mean square of an epoch's gradients, or any multiple of it; return the value from now on.
+
+        The mean of ``fs.global_norm(grads)**2`` over the epoch's steps will do.
+        """
+        mean_square = checked_number("the mean square", checked_figure(figure), MEAN_SQUARE)
+        before = self.mean_square
+        if math.isfinite(mean_square):
+            self.mean_square = mean_square
+            if before is None:
+                return self.value
+            change = _change(before, mean_square)
+        else:
+            change = math.inf
+        if change <= self.flat:
+            self.value = min(self.value * self.up, self.maximum)
+        elif change > self.steep:
+            self.value = max(self.value * self.down, self.minimum)
+        return self.value
+
+
+def _change(before: float, mean_square: float) -> float:
+    """How much two mean squares differ, relative to the smaller one."""
+    if before == mean_square:
+        return 0.0
+    least = min(before, mean_square)
+    return abs(mean_square - before) / least if least else math.inf

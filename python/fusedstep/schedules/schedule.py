@@ -1,0 +1,175 @@
+"""What all schedules are: functions of the step that can be checked, printed, multiplied and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from inspect import get_annotations
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast, get_args, get_origin
+
+from ..extras import imported
+from ..hyperparameters import REAL, Interval, checked_number
+from ..stateful import Stateful, restore, states
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..hyperparameters import Scheduled
+
+Part: TypeAlias = Callable[[int], float]
+"""A schedule, or any other function of the step t = 1, 2, …"""
+
+Value = Annotated[float, REAL]
+Count = Annotated[int, Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())]
+Fraction = Annotated[float, Interval("[0, 1]", lambda x: 0 <= x <= 1)]
+
+
+class Schedule:
+    """A hyperparameter as a function of the step t = 1, 2, …: the first step gets ``schedule(1)``.
+
+    What a schedule's class calls `steps`, `every` or `after` counts steps of the optimizer; multiply by the
+    steps of an epoch, or see `PerEpoch`, to count epochs. Schedules are printed as what makes them, and those
+    of the step alone are equal if their fields are. A part of one is any callable of t. ``a * b`` is their
+    product, also with a number or any other callable.
+
+    Constructors raise TypeError or ValueError, naming the field, for what is no such number or callable.
+    """
+
+    def __post_init__(self) -> None:
+        numbers = number_fields(type(self))
+        for field in fields(self):  # type: ignore[arg-type]  # every schedule is a dataclass
+            value = getattr(self, field.name, None)
+            if field.init and field.name in numbers and value is not field.default:
+                number = numbers[field.name].checked(self._label(field.name), value)
+                object.__setattr__(self, field.name, number)
+
+    def __call__(self, t: int) -> float:
+        """The value at step `t`."""
+        raise NotImplementedError
+
+    def from_zero(self, t: int) -> float:
+        """The value for what counts steps from 0: torch's LambdaLR, or optax."""
+        return self(t + 1)
+
+    def __mul__(self, other: Scheduled) -> Chained:
+        return Chained((self, as_part(other)))
+
+    def __rmul__(self, other: Scheduled) -> Chained:
+        return Chained((as_part(other), self))
+
+    def plot(self, steps: int, axes: Axes | None = None) -> Axes:
+        """Draw the values of steps 1 to `steps`, in `axes` or a new figure (``axes.figure``).
+
+        Needs matplotlib: ``pip install "fusedstep[control]"``.
+        """
+        if axes is None:
+            figure = imported("matplotlib.figure").Figure(figsize=(6, 3), layout="constrained")
+            axes = cast("Axes", figure.add_subplot(xlabel="step"))
+        axes.plot(range(1, steps + 1), [self(t) for t in range(1, steps + 1)], label=repr(self))
+        return axes
+
+    def state_dict(self) -> dict[str, Any]:
+        """What its parts have been told, as of `Plateau`; empty for functions of the step alone."""
+        return states(self._stateful())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        restore(f"state of {type(self).__name__}", self._stateful(), state_dict)
+
+    def _label(self, name: str) -> str:
+        return f"{name} of {type(self).__name__}"
+
+    def _stateful(self) -> dict[str, Stateful]:
+        """The parts that have a state, by the names of the fields and their places in them."""
+        found = {}
+        for field in fields(self):  # type: ignore[arg-type]  # every schedule is a dataclass
+            value = getattr(self, field.name)
+            for i, part in enumerate(value if isinstance(value, tuple) else (value,)):
+                if isinstance(part, Stateful) and part.state_dict():
+                    found[f"{field.name}.{i}"] = part
+        return found
+
+
+class Number(NamedTuple):
+    """What a field may be: a number, several, or perhaps none."""
+
+    kind: type
+    interval: Interval
+    several: bool
+    optional: bool
+
+    def checked(self, label: str, value: Any) -> Any:
+        """`value` as a number of this kind, or a tuple of them."""
+        if self.several:
+            if not isinstance(value, Iterable):
+                raise TypeError(f"{label} must be a sequence of numbers, got {value!r}")
+            return tuple(self.kind(checked_number(label, item, self.interval)) for item in value)
+        if value is None and self.optional:
+            return None
+        return self.kind(checked_number(label, value, self.interval))
+
+
+def number_fields(schedule: type) -> dict[str, Number]:
+    """The fields of a schedule that are numbers."""
+    found = {}
+    for cls in reversed(schedule.__mro__):
+        for name, hint in get_annotations(cls, eval_str=True).items():
+            if metadata := getattr(hint, "__metadata__", ()):
+                kinds = get_args(hint.__origin__) or (hint.__origin__,)
+                found[name] = Number(
+                    kinds[0],
+                    metadata[-1],
+                    several=get_origin(hint.__origin__) is tuple,
+                    optional=NoneType in kinds,
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same value at each step."""
+
+    value: Value
+
+    def __call__(self, t: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Chained(Schedule):
+    """The product of its parts: what ``a * b`` makes, and what torch calls ChainedScheduler."""
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", checked_parts(self, self.parts))
+
+    def __call__(self, t: int) -> float:
+        product = 1.0
+        for part in self.parts:
+            product *= part(t)
+        return product
+
+
+def as_part(value: Scheduled) -> Part:
+    """A number as a schedule."""
+    return value if callable(value) else Constant(value)
+
+
+def checked_parts(schedule: Schedule, parts: Any) -> tuple[Part, ...]:
+    """`parts` as a tuple; an error if one of them cannot be called, or there is none."""
+    if not isinstance(parts, Iterable):
+        raise TypeError(f"parts of {type(schedule).__name__} must be a sequence, got {parts!r}")
+    found = tuple(parts)
+    if not found:
+        raise ValueError(f"{type(schedule).__name__} needs at least one part")
+    for part in found:
+        checked_part(schedule, part)
+    return found
+
+
+def checked_part(schedule: Schedule, part: Any) -> None:
+    """An error if `part` cannot be called."""
+    if not callable(part):
+        raise TypeError(f"a part of {type(schedule).__name__} must be a function of the step, got {part!r}")
