@@ -37,6 +37,18 @@ void run(const double* coefficients, size_t begin, size_t end, void* p, const vo
   }(std::index_sequence_for<S...>{});
 }
 
+/// The same with the average of the parameter.
+template <template <class> class Rule, class... S>
+void run_averaged(const double* coefficients, const double* of_average, size_t begin, size_t end, void* p,
+                  const void* g, void* average, void* const* state) {
+  const Averaged<Rule<float>, float> rule = {fill<Rule<float>, float>(coefficients + c_rule),
+                                             fill<Average<float>, float>(of_average + c_rule)};
+  [&]<size_t... slot>(std::index_sequence<slot...>) {
+    sweep(fill<Decoupled<float>, float>(coefficients), rule, begin, end, static_cast<float*>(p),
+          static_cast<const float*>(g), static_cast<float*>(average), static_cast<S*>(state[slot])...);
+  }(std::index_sequence_for<S...>{});
+}
+
 /// The same for the pass before it.
 template <template <class> class Prologue, template <class> class Rule, class T, class... S>
 void run_measure(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
@@ -75,11 +87,12 @@ struct Entry {
   Kernel kernel;
 
   constexpr explicit Entry(const char* name)
-      : kernel{name, sizeof...(Taken), sizeof(Rule<double>) / sizeof(double), 0, {}, {}} {
+      : kernel{name, sizeof...(Taken), sizeof(Rule<double>) / sizeof(double), 0, {}, nullptr, {}} {
     parameter<float>(number_f32);
     parameter<double>(number_f64);
     parameter<BFloat16>(number_bf16);
     parameter<Float16>(number_f16);
+    if constexpr (std::is_reference_v<Parameter>) kernel.averaged = run_averaged<Rule, Slot<Taken, float>...>;
     if constexpr (requires { &Rule<double>::measure; }) {
       kernel.sums = decltype(sums(&Rule<double>::measure))::count;
       measured<float>(number_f32);

@@ -66,6 +66,19 @@ void sweep(const Table& table, const Kernel& kernel, const double* row, std::siz
   }
 }
 
+void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& average_kernel,
+                       const double* row, const double* average_row, std::size_t begin, std::size_t end,
+                       const Operands& of, void* average) {
+  const bool alike = of.p.number == number_f32 && of.g.number == number_f32 && of.kept == number_f32;
+  if (alike && kernel.averaged != nullptr && !is_coupled(row)) {
+    kernel.averaged(row, average_row, begin, end, of.p.data, of.g.data, average, of.state);
+    return;
+  }
+  const Array mean = {of.kept, average};
+  sweep(table, kernel, row, begin, end, of);
+  sweep(table, average_kernel, average_row, begin, end, {mean, of.p, of.kept, nullptr});
+}
+
 void measure(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
              const Operands& of, double* sums) {
   const bool coupled = is_coupled(row);

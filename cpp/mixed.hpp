@@ -19,6 +19,12 @@ struct Operands {
 void sweep(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
            const Operands& of);
 
+/// The same, and then the `average` of the parameter as it is kept, which is kept as state is: in the same
+/// loop where there is one, else while the parameter is in the cache.
+void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& average_kernel,
+                       const double* row, const double* average_row, std::size_t begin, std::size_t end,
+                       const Operands& of, void* average);
+
 /// The same for the pass before it, which adds to the `lanes` of each sum.
 void measure(const Table& table, const Kernel& kernel, const double* row, std::size_t begin, std::size_t end,
              const Operands& of, double* sums);

@@ -20,13 +20,6 @@ std::vector<std::size_t> sizes(const std::vector<Tensor>& tensors) {
   return list;
 }
 
-/// Asks for the first cache lines at `memory`, which is about to be walked: what comes before it hides the
-/// wait.
-void announce(const char* memory) {
-  constexpr std::size_t line = 64, ahead = 16;
-  for (std::size_t k = 0; k < ahead; ++k) __builtin_prefetch(memory + k * line, 1);
-}
-
 Operands operands(const Tensor& tensor) { return {tensor.p, tensor.g, tensor.kept, tensor.state.data()}; }
 
 }  // namespace
@@ -113,13 +106,13 @@ void Plan::run(const std::vector<Row>& rows, bool zero_gradients) const {
   const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors_[i];
     if (!tensor.stepped) return;
-    const bool averages = tensor.average != nullptr && !rows[tensor.group].average.empty();
-    if (averages) announce(static_cast<const char*>(tensor.average) + begin * width(tensor.kept));
-    sweep(table, kernel_of(tensor), coefficients[i], begin, end, operands(tensor));
-    // What follows finds the run in the cache.
-    if (averages)
-      sweep(table, table.kernels[average_], rows[tensor.group].average.data(), begin, end,
-            {{tensor.kept, tensor.average}, tensor.p, tensor.kept, nullptr});
+    const std::vector<double>& average = rows[tensor.group].average;
+    if (tensor.average != nullptr && !average.empty())
+      sweep_and_average(table, kernel_of(tensor), table.kernels[average_], coefficients[i], average.data(),
+                        begin, end, operands(tensor), tensor.average);
+    else
+      sweep(table, kernel_of(tensor), coefficients[i], begin, end, operands(tensor));
+    // The gradient is still in the cache.
     if (zero_gradients) std::memset(tensor.g.at(begin), 0, (end - begin) * width(tensor.g.number));
   };
   for_each_range(tiles_.count(), Tiles::least_a_thread,

@@ -15,6 +15,10 @@ enum Coefficient { c_scale, c_clip, c_keep, c_l2, c_l1, c_rule };
 using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
                        void* const* state);
 
+/// The same, after which the average of the parameter is updated, with coefficients of its own.
+using AveragedSweep = void (*)(const double* coefficients, const double* of_average, size_t begin, size_t end,
+                               void* p, const void* g, void* average, void* const* state);
+
 /// Adds what elements begin..end say to the `lanes` of each of the sums that the rule's step depends on; the
 /// first element goes to lane 0.
 using Measure = void (*)(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
@@ -28,6 +32,7 @@ struct Kernel {
   // By the numbers of parameter, gradient and state, and [1] with coupled decay. Null where a mix has no loop
   // of its own.
   Sweep sweep[numbers][numbers][numbers][2];
+  AveragedSweep averaged;  // all float32, with decoupled decay; null where the parameter is only read
   // By the number of all, float32 or float64, and [1] with coupled decay. Null without sums.
   Measure measure[2][2];
 };

@@ -83,7 +83,10 @@ def disassembly(functions: dict[str, str]) -> dict[tuple[str, ...], str]:
         for p, g, s in MIXES
         if prologue == "Decoupled" or (p, g, s) in COUPLED
     }
-    return found
+    averaged = matching(functions, r"run_averaged<{0}(\w+)")
+    stepping = [rule for rule in _core.kernels() if not rule.endswith("Direction")]  # of the parameter
+    assert averaged.keys() == set(itertools.product(COMPILED[platform.machine()], stepping))
+    return found | {(isa, "Averaged", rule, "float"): code for (isa, rule), code in averaged.items()}
 
 
 def matching(functions: dict[str, str], pattern: str) -> dict[tuple[str, ...], str]:

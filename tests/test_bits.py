@@ -17,7 +17,7 @@ import fusedstep as fs
 from choices import COMMON, KERNELS, id_of, kernel_of, variants
 from exactly import assert_same, guarded, same_bits
 from fusedstep import _core
-from fusedstep.average import average
+from fusedstep.average import average, mean
 
 Array = np.ndarray[Any, Any]
 
@@ -26,8 +26,8 @@ THREADS = [1, 2, 3]
 LENGTHS = [0, 1, 2, 17, 127, 1009, _core.tile - 1, _core.tile, _core.tile + 1, 3 * _core.tile + 7]
 FEW_LENGTHS = [0, 1, 17, _core.tile - 1, _core.tile + 1, 3 * _core.tile + 7]
 LOSSES = [2.0, 1.5, 1.7, 0.2, 0.2]
-# The kernels have other code for coupled decay, which is among the common options.
-COUPLING: dict[str, dict[str, Any]] = {"plain": {}, "all options": COMMON}
+# The kernels have other code for averages, and for coupled decay, which is among the common options.
+FORMS: dict[str, dict[str, Any]] = {"plain": {}, "averaged": {"ema": 0.75}, "all options": COMMON}
 
 
 def normal(seed: int, n: int, dtype: Any) -> Array:
@@ -102,18 +102,18 @@ def test_every_option(turn: int, rule: str, options: dict[str, Any]) -> None:
     assert_native_is_reference(rule, options, FEW_LENGTHS, engines(turn))
 
 
-@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
-def test_every_engine(rule: str, options: dict[str, Any], coupling: str) -> None:
+def test_every_engine(rule: str, options: dict[str, Any], form: str) -> None:
     """Every kernel and length, on every instruction set with every number of threads."""
     everywhere = itertools.product(fs.info()["isas"], THREADS)
-    assert_native_is_reference(rule, options | COUPLING[coupling], LENGTHS, everywhere)
+    assert_native_is_reference(rule, options | FORMS[form], LENGTHS, everywhere)
 
 
-@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
 def test_any_coefficients(
-    rule: str, options: dict[str, Any], coupling: str, monkeypatch: pytest.MonkeyPatch
+    rule: str, options: dict[str, Any], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every field of the kernel is a number of its own, or 0, or 1, and the state is random too."""
     cls, original = fs.rules[rule], fs.rules[rule].coefficients
@@ -133,7 +133,7 @@ def test_any_coefficients(
         fs.use_isa(isa)
         engine: Any = backend
         parameters = [np.empty(n, dtype) for n, dtype in sizes]
-        opt = cls(parameters, backend=engine, **options, **COUPLING[coupling])
+        opt = cls(parameters, backend=engine, **options, **FORMS[form])
         arrays = {f"p {i}": p for i, p in enumerate(parameters)}
         arrays |= {f"{slot} {i}": a for i, slots in opt.state.items() for slot, a in slots.items()}
         for t in range(1, 13):
@@ -149,14 +149,14 @@ def test_any_coefficients(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
-@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("rule", "options"), KERNELS, ids=id_of)
-def test_length_and_alignment(rule: str, options: dict[str, Any], coupling: str, dtype: Any) -> None:
+def test_length_and_alignment(rule: str, options: dict[str, Any], form: str, dtype: Any) -> None:
     """Every kernel on a single tensor of every length: ordinary numbers in place, awkward ones at an offset.
 
     With sentinels on both sides.
     """
-    options = options | COUPLING[coupling]
+    options = options | FORMS[form]
     for turn, n in enumerate(LENGTHS):
         for values, offset in ((normal, 0), (awkward, 3 if turn % 2 else 1)):
             start, fixed = values(n, n, dtype), [values(n + t, n, dtype) for t in range(1, 4)]
@@ -173,14 +173,14 @@ def test_length_and_alignment(rule: str, options: dict[str, Any], coupling: str,
                 assert all(same_bits(g, original) for g, original in zip(grads, fixed, strict=True))
 
 
-@pytest.mark.parametrize("coupling", COUPLING)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=id_of)
 @pytest.mark.parametrize(
     ("rule", "options"), [choice for choice in KERNELS if not kernel_of(*choice).measure], ids=id_of
 )
-def test_split_and_order(rule: str, options: dict[str, Any], coupling: str, dtype: Any) -> None:
+def test_split_and_order(rule: str, options: dict[str, Any], form: str, dtype: Any) -> None:
     """A tensor gives the same bits whole, in pieces, and with the pieces in another order."""
-    options = options | COUPLING[coupling]
+    options = options | FORMS[form]
     n = 2 * _core.tile + 345
     start, fixed = normal(0, n, dtype), [normal(t, n, dtype) for t in range(1, 4)]
     whole = trained(rule, options, [start.copy()], [[g] for g in fixed])
@@ -208,4 +208,5 @@ def test_denormals_are_kept(dtype: Any, isa: str) -> None:
 def test_every_kernel_is_tested() -> None:
     chosen = {kernel_of(rule, options).name for rule, options in KERNELS}
     of_matrices = {"Muon", "MuonDirection", "Adafactor", "AdafactorDirection"}  # in tests of their own
-    assert chosen | {average.name} | of_matrices == set(_core.kernels())
+    beside = {average.name, mean.name}  # in those of averages
+    assert chosen | beside | of_matrices == set(_core.kernels())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import averaging, control, schedules
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .gradients import clip_grad_norm, flatten, global_norm
 from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
@@ -17,6 +19,9 @@ from .update_rules.norms import *
 from .update_rules.schedule_free import *
 from .update_rules.sgd import *
 from .update_rules.sign import *
+
+if TYPE_CHECKING:
+    from . import averaging, control, schedules
 
 __version__: str = info()["version"]
 
@@ -44,3 +49,12 @@ __all__ += norms.__all__
 __all__ += schedule_free.__all__
 __all__ += sgd.__all__
 __all__ += sign.__all__
+
+AROUND_THE_STEPS = ("averaging", "control", "schedules")
+
+
+def __getattr__(name: str) -> Any:
+    """The modules that a step does not need: imported when they are first asked for."""
+    if name in AROUND_THE_STEPS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
