@@ -15,7 +15,7 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def of(page: Path) -> list[tuple[str, str]]:
     """Every block of a page: its language, and what is in it."""
-    return FENCE.findall(page.read_text())
+    return FENCE.findall(page.read_text(encoding="utf-8"))
 
 
 def run(page: Path, directory: Path) -> int:

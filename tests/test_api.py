@@ -16,6 +16,7 @@ import pytest
 
 import fusedstep as fs
 from fusedstep.__main__ import main, state_bytes
+from fusedstep.busy import Busy, Holder
 from fusedstep.engine import Engine
 
 Array = np.ndarray[Any, Any]
@@ -39,6 +40,21 @@ def stepped(rule: str, p: Array, g: Array, **options: Any) -> Array:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param
+
+
+def test_an_optimizer_whose_user_is_gone_is_free() -> None:
+    """An interrupt may keep a step from leaving; who was refused frees nothing."""
+    lock, first, second = Busy(), Holder(), Holder()
+    lock.take(first)
+    for holder in (second, Holder()):
+        with pytest.raises(RuntimeError, match="running already"):
+            lock.take(holder)
+        lock.leave(holder)
+    del first, holder
+    lock.take(second)
+    lock.leave(second)
+    lock.take(Holder())
+    lock.take(second)
 
 
 def test_array(backend: Any) -> None:

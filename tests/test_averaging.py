@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from fusedstep.averaging import EMA, CheckpointMean, Ensemble, FusedEMA, Mean
+from fusedstep import busy
+from fusedstep.averaging import EMA, CheckpointMean, Ensemble, FusedEMA, Mean, swap
 
 Array = np.ndarray[Any, Any]
 
@@ -81,6 +82,7 @@ def train(kind: str, params: dict[str, Array], updates: int = 3, dtype: Any = No
         for _ in range(updates):
             optimizer.step({name: draw_like(p, rng) for name, p in params.items()})
         return average
+    dtype = dtype or params["one"].dtype
     if kind == "EMA":
         average = EMA(params, 0.75, dtype=dtype)
     else:
@@ -105,7 +107,7 @@ def test_ema_has_the_bits_of_the_optimizers_own(
 ) -> None:
     params = weights(dtype_of(name))
     optimizer = getattr(fs, rule)(params, lr=0.05, ema=decay, state_dtype=state_dtype)
-    average = EMA(params, decay, dtype=state_dtype)
+    average = EMA(params, decay, dtype=state_dtype or dtype_of(name))
     rng = np.random.default_rng(2)
     for _ in range(8):
         optimizer.step({k: draw_like(p, rng) for k, p in params.items()})
@@ -134,7 +136,7 @@ def test_ema_by_its_formula() -> None:
 
 def test_ema_in_16_bits_is_rounded_once() -> None:
     p = np.random.default_rng(4).standard_normal(500).astype(np.float16)
-    average = EMA({"p": p}, 0.8125)  # exact in any format
+    average = EMA({"p": p}, 0.8125, dtype="float16")  # exact in any format
     rng = np.random.default_rng(5)
     for _ in range(10):
         before = average.averages["p"].astype(np.float64)
@@ -143,6 +145,39 @@ def test_ema_in_16_bits_is_rounded_once() -> None:
         exact = 0.8125 * before + 0.1875 * p.astype(np.float64)
         rounded = exact.astype(np.float32).astype(np.float16)
         assert bits(average.averages) == bits({"p": rounded})
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_an_average_of_16_bits_does_not_stand_still(name: str) -> None:
+    """In 16 bits a thousandth of the way is soon less than half of the last bit."""
+    p = np.zeros(3, dtype_of(name))
+    average = EMA(p)
+    p[:] = 1
+    for _ in range(10000):
+        average.update()
+    assert average.averages.dtype == np.float32
+    assert np.allclose(average.averages, 1 - 0.999**10000, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["EMA", "Mean"])
+def test_an_optimizers_averages(kind: str) -> None:
+    """Given the optimizer, its steps are errors while the averages are swapped in."""
+    params = {"a": np.ones(3), "b": np.ones((2, 2))}
+    optimizer = fs.SGD([{"params": {"a": params["a"]}}, {"params": {"b": params["b"]}, "lr": 0.5}], lr=1.0)
+    average = EMA(optimizer, 0.5) if kind == "EMA" else Mean(optimizer)
+    grads = {name: np.ones_like(p) for name, p in params.items()}
+    for _ in range(2):
+        optimizer.step(grads)
+        average.update()
+    before, state = bits(params), optimizer.state_dict()
+    with average.swapped():
+        assert bits(params) == bits(average.averages) != before
+        for forbidden in (lambda: optimizer.step(grads), lambda: optimizer.load_state_dict(state)):
+            with pytest.raises(RuntimeError, match="swapped in"):
+                forbidden()
+    assert bits(params) == before
+    optimizer.step(grads)
+    assert optimizer.t == 3
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -207,7 +242,7 @@ def test_mean_of_all_layouts(name: str) -> None:
 @pytest.mark.parametrize("start", [0.0, 3e4, -math.inf, math.nan])
 def test_the_first_update_of_a_mean_makes_it_the_weights(name: str, kind: str, start: float) -> None:
     p = np.full(300, start).astype(dtype_of(name))
-    average: Any = Mean({"p": p}) if kind == "Mean" else CheckpointMean({"p": p})
+    average: Any = {"Mean": Mean, "CheckpointMean": CheckpointMean}[kind]({"p": p}, dtype=p.dtype)
     p[:] = np.random.default_rng(11).standard_normal(300)
     _ = average.update() if kind == "Mean" else average.observe(1.0)
     assert bits(average.averages) == bits({"p": p})
@@ -645,13 +680,14 @@ def test_a_paused_optimizer_is_not_swapped() -> None:
     optimizer = fs.SGD([p], lr=0.5, ema=0.5)
     optimizer.step([np.ones(2)])
     average = FusedEMA(optimizer)
-    optimizer.pause()
+    holder = busy.Holder()
+    optimizer.busy.take(holder)
     with pytest.raises(RuntimeError):
         average.swap_in()
     assert p.tolist() == [0.5, 0.5]
     with pytest.raises(RuntimeError):  # still paused
         optimizer.step([np.ones(2)])
-    optimizer.resume()
+    optimizer.busy.leave(holder)
     with average.swapped():
         assert p.tolist() == [0.75, 0.75]
 
@@ -990,3 +1026,33 @@ def test_a_mean_has_the_bits_of_its_formula(kept: str, averaged: str | None, isa
             m = expected[n].astype(wide) if t > 1 else w
             expected[n] = (m + wide(1 / t) * (w - m)).astype(dtype) if t > 1 else w.astype(dtype)
     assert bits(average.averages) == bits(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_while_swapping_in_leaves_all_as_it_was(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = weights()
+    average = train(kind, params)
+    before = bits(params)
+    real = swap.assign
+
+    def interrupted(targets: Mapping[Any, Array], values: Mapping[Any, Array]) -> None:
+        monkeypatch.setattr(swap, "assign", real)
+        real({"matrix": targets["matrix"]}, values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap, "assign", interrupted)
+    with pytest.raises(KeyboardInterrupt), average.swapped():
+        pass
+    assert bits(params) == before
+    with average.swapped():
+        assert bits(params) != before
+    assert bits(params) == before
+
+
+def test_averages_lie_in_memory_as_their_weights_do() -> None:
+    """So that an update walks both from end to end."""
+    p = np.asfortranarray(np.ones((3, 5)))
+    for average in (EMA(p), Mean(p), EMA(p.astype(np.float16, order="K"))):
+        assert average.averages.flags.f_contiguous

@@ -14,11 +14,11 @@ PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").g
 @pytest.mark.source
 def test_the_rule_that_is_shown_is_the_rule() -> None:
     """The places that adding a rule touches, word by word."""
-    page = (ROOT / "CONTRIBUTING.md").read_text()
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:cpp|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     places = ["cpp/rules/moments.hpp", "cpp/rules.hpp", "python/fusedstep/update_rules/moments.py"]
     for block, place in zip(blocks, places, strict=True):
-        assert block in (ROOT / place).read_text()
+        assert block in (ROOT / place).read_text(encoding="utf-8")
 
 
 @pytest.mark.source
@@ -30,7 +30,7 @@ def test_page(page: str, tmp_path: Path) -> None:
     for module in ("matplotlib", "ml_dtypes", "safetensors"):
         pytest.importorskip(module)
     count = blocks.run(ROOT / page, tmp_path)
-    shown = re.findall(r"!\[[^\]]+\]\(figures/([\w.-]+)\)", (ROOT / page).read_text())
+    shown = re.findall(r"!\[[^\]]+\]\(figures/([\w.-]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert set(shown) == {file.name for file in tmp_path.glob("*.png")}
     # All else is the two commands of the README, which .ci/run runs, and what is for Sphinx.
     languages = [language for language, _ in blocks.of(ROOT / page)]

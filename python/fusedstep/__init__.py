@@ -53,6 +53,10 @@ __all__ += sign.__all__
 AROUND_THE_STEPS = ("averaging", "control", "schedules")
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *AROUND_THE_STEPS]
+
+
 def __getattr__(name: str) -> Any:
     """The modules that a step does not need: imported when they are first asked for."""
     if name in AROUND_THE_STEPS:

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arrays import Array, check_array
-from .hyperparameters import REAL, Interval, checked_number
+from .hyperparameters import COUNT_OR_0, REAL, checked_number
 from .stateful import Stateful, mapping, restore, same, states
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .hyperparameters import Group
-
-STEPS = Interval("0, 1, 2, …", lambda t: 0 <= t < 2**53 and t.is_integer())
 
 
 def save(optimizer: Engine) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
     rule = type(optimizer).__name__
     if saved["rule"] != rule:
         raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
-    checked_number("t", saved["t"], STEPS)
+    checked_number("t", saved["t"], COUNT_OR_0)
     _check_groups(optimizer, saved["groups"])
     _check_state(optimizer, saved["state"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
-from threading import Lock
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from . import average, checkpoint, native, reference
 from .arrays import set_to_zero, zeros_like
+from .busy import Busy, Holder
 from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, declared
 from .kernel import Kernel, MatrixKernel
 from .matrices import Directions
@@ -103,7 +103,7 @@ class Engine:
         self.backend = backend
         self._state_type = number_type("state_dtype", state_dtype)
         self._t = 0
-        self._running = Lock()
+        self.busy = Busy()
         self.structure = Groups(params)
         self.groups = tuple(
             Group(
@@ -222,24 +222,13 @@ class Engine:
         step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
         optimizer runs; after an error nothing has changed.
         """
-        self.pause()
+        holder = Holder()
         try:
+            self.busy.take(holder)
             options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
             return self._step(grads, loss, options)
         finally:
-            self.resume()
-
-    def pause(self) -> None:
-        """Make every step a RuntimeError until `resume`: the weights are used otherwise.
-
-        Raises RuntimeError while a step runs, or after another `pause`.
-        """
-        if not self._running.acquire(False):
-            raise RuntimeError("a step of this optimizer is running already, or it is paused")
-
-    def resume(self) -> None:
-        """Allow steps again after `pause`."""
-        self._running.release()
+            self.busy.leave(holder)
 
     def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         gradients = self.structure.gradients(grads)
@@ -356,9 +345,15 @@ class Engine:
 
         A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
         schedule the optimizer keeps its own, and restores what that was told. Raises ValueError or TypeError,
-        and changes nothing, unless rule, groups, names, shapes and dtypes agree.
+        and changes nothing, unless rule, groups, names, shapes and dtypes agree; RuntimeError while a step
+        runs.
         """
-        self._t = checkpoint.load(self, state_dict)
+        holder = Holder()
+        try:
+            self.busy.take(holder)
+            self._t = checkpoint.load(self, state_dict)
+        finally:
+            self.busy.leave(holder)
 
     def __reduce__(self) -> NoReturn:
         """Neither pickle nor copy: both would part the optimizer from its parameters."""

@@ -31,7 +31,11 @@ class Interval:
 TRUTH_VALUES = (bool, np.bool_)
 REAL = Interval("(-inf, inf)", math.isfinite)
 
-Nonnegative = Annotated[Scheduled, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
+NONNEGATIVE = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
+COUNT = Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())
+COUNT_OR_0 = Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())
+
+Nonnegative = Annotated[Scheduled, NONNEGATIVE]
 Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
 Finite = Annotated[Scheduled, REAL]
@@ -197,13 +201,13 @@ class Group(Mapping[str, Any]):
             **self.scalars,
             kernel=self.kernel,
             before=self.scalars,
-            next=lambda name: self._value(name, t + 1),
+            next=lambda name: self.value(name, t + 1),
         )
         for name in self._scheduled:
-            setattr(h, name, self._value(name, t))
+            setattr(h, name, self.value(name, t))
         return h
 
-    def _value(self, name: str, t: int) -> Any:
+    def value(self, name: str, t: int) -> Any:
         """The hyperparameter at step `t`: its schedule's value, if it has one."""
         value = self._values[name]
         if not callable(value):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .hyperparameters import REAL, Interval, checked_number
+from .hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
 
 Mode: TypeAlias = Literal["min", "max"]
 """Whether lower figures are better, as of a loss, or higher ones, as of an accuracy."""
-
-THRESHOLD = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
-Threshold = Annotated[float, THRESHOLD]
 
 
 def checked_mode(mode: Mode, label: str = "mode") -> Mode:
@@ -51,4 +48,4 @@ def checked_best(best: float | None) -> float | None:
 
 def checked_threshold(threshold: float) -> float:
     """`threshold` as a float; an error if it is none."""
-    return checked_number("threshold", threshold, THRESHOLD)
+    return checked_number("threshold", threshold, NONNEGATIVE)

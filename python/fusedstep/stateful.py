@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -26,7 +25,7 @@ def states(parts: Mapping[str, Stateful]) -> dict[str, Any]:
 def restore(label: str, parts: Mapping[str, Stateful], saved: Any) -> None:
     """Restore what `states` returned; after an error, which names the part, all parts are as they were."""
     same(label, saved, parts)
-    before = deepcopy(states(parts))  # the state of someone else's part may be no copy
+    before = states(parts)
     at = label
     try:
         for name, part in parts.items():

@@ -7,14 +7,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..hyperparameters import Interval, checked_number
+from ..hyperparameters import NONNEGATIVE, checked_number
 
 Predict: TypeAlias = Callable[..., Any]
 
 COUNTS = "biu"
 """The kinds of dtypes that hold no fractions."""
-
-SHARE = Interval("[0, inf)", lambda x: 0 <= x < float("inf"))
 
 
 class Ensemble:
@@ -37,7 +35,7 @@ class Ensemble:
         shares = [1.0] * len(self.models) if weights is None else list(weights)
         if len(shares) != len(self.models):
             raise ValueError(f"there are {len(shares)} weights for {len(self.models)} models")
-        numbers = [checked_number(f"weight {i}", share, SHARE) for i, share in enumerate(shares)]
+        numbers = [checked_number(f"weight {i}", share, NONNEGATIVE) for i, share in enumerate(shares)]
         largest = max(numbers, default=0.0)
         if not largest > 0:
             raise ValueError("an ensemble needs at least one model with a weight above 0")
@@ -55,6 +53,7 @@ class Ensemble:
         mean = sum(
             weight * prediction.astype(np.result_type(dtype, np.float64))
             for weight, prediction in zip(self.weights, predictions, strict=True)
+            if weight
         )
         return np.asarray(mean, np.float64 if dtype.kind in COUNTS else dtype)
 
@@ -64,7 +63,7 @@ def _prediction(i: int, given: Any) -> np.ndarray[Any, Any]:
     try:
         found = np.asarray(given)
         np.result_type(found, np.float64)
-    except (TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError):  # RuntimeError: torch's, where it needs a gradient
         found = np.empty(0, object)
     if found.dtype.kind in "OSUMm":
         raise TypeError(f"model {i} must predict an array of numbers, got {given!r}")

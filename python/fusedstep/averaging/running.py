@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 import numpy.typing as npt
 
 from .. import average
-from ..checkpoint import STEPS, check_arrays
-from ..hyperparameters import Interval, Scheduled, checked_number
+from ..arrays import check_number
+from ..checkpoint import check_arrays
+from ..engine import Engine
+from ..hyperparameters import COUNT_OR_0, Interval, Scheduled, checked_number
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
 from ..kernel import Kernel
 from ..optimizer import Optimizer
 from ..stateful import same
-from ..storage import mix, number_type
-from .swap import Swappable, Weights, assign
+from ..storage import arithmetic, is_number, mix, number_type
+from .swap import Swappable, assign
+from .weights import Weights
 
 if TYPE_CHECKING:
     from ..hyperparameters import At
@@ -48,16 +52,24 @@ class _Mean(Optimizer):
 class Running(Swappable):
     """What EMA and Mean share."""
 
-    def __init__(self, params: Params, dtype: npt.DTypeLike | None, rule: type[Optimizer], **h: Any) -> None:
+    def __init__(
+        self, params: Params | Engine, dtype: npt.DTypeLike | None, rule: type[Optimizer], **h: Any
+    ) -> None:
+        optimizer = params if isinstance(params, Engine) else None
         weights = Weights(params)
-        copies = weights.copies(number_type("dtype", dtype))
-        for name, p, a in zip(weights.names, weights.arrays, copies, strict=True):
-            if not mix(a.dtype, p.dtype):
-                raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which has no average in {a.dtype}")
-        super().__init__(weights.names, weights.arrays, copies)
-        self.averages: Any = weights.structure.tree([a.view() for a in copies])
+        given = number_type("dtype", dtype)
+        dtypes = {name: given or _precise(p.dtype) for name, p in weights.arrays.items()}
+        for name, p in weights.arrays.items():
+            check_number(f"parameter {name!r}", p)
+            if not mix(dtypes[name], p.dtype):
+                raise TypeError(
+                    f"parameter {name!r} has dtype {p.dtype}, which has no average in {dtypes[name]}"
+                )
+        copies = weights.copies(dtypes)
+        super().__init__(weights.arrays, copies, optimizer)
+        self.averages: Any = weights.structure.tree([a.view() for a in copies.values()])
         """The averages, live, keyed as the parameters are; of a single array, the array."""
-        self._averaging = rule(dict(zip(weights.names, copies, strict=True)), **h)
+        self._averaging = rule(copies, **h)
 
     @property
     def updates(self) -> int:
@@ -67,45 +79,47 @@ class Running(Swappable):
     def update(self) -> None:
         """Take the weights as they are now into the average."""
         self._check_swapped_out()
-        self._averaging.step(dict(zip(self._names, self._weights, strict=True)))
+        self._averaging.step(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the averages, and how many updates there were. Raises RuntimeError while swapped in."""
         self._check_swapped_out()
-        return {
-            "updates": self.updates,
-            "averages": {name: a.copy() for name, a in zip(self._names, self._averages, strict=True)},
-        }
+        averages = {name: a.copy() for name, a in self._averages.items()}
+        return {"updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
         self._check_swapped_out()
         same("average", state_dict, ("updates", "averages"))
-        averages = dict(zip(self._names, self._averages, strict=True))
-        check_arrays("average", state_dict["averages"], averages)
-        updates = checked_number("updates", state_dict["updates"], STEPS)
+        check_arrays("average", state_dict["averages"], self._averages)
+        updates = checked_number("updates", state_dict["updates"], COUNT_OR_0)
         self._averaging.load_state_dict({**self._averaging.state_dict(), "t": updates})
-        for name, a in averages.items():
-            a[...] = state_dict["averages"][name]
+        assign(self._averages, state_dict["averages"])
+
+
+def _precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """In 16 bits an average soon stands still: what is added to it is less than half of its last bit."""
+    return arithmetic(dtype) if is_number(dtype) else dtype
 
 
 class EMA(Running):
     """The exponential moving average of weights. Polyak & Juditsky 1992, doi:10.1137/0330046.
 
     It starts at the weights as they are; each `update` makes it ``decay·average + (1 - decay)·weights``. Of
-    an optimizer's weights, its ``ema=`` gives the same bits within the step, without reading them again, see
-    `FusedEMA`.
+    an optimizer's weights, its ``ema=`` gives the same bits within the step, without reading them again (and
+    leaves alone what has no gradient), see `FusedEMA`.
 
-    `params` is what optimizers take: an array, a sequence or mapping of arrays, or groups of them. decay: in
-    [0, 1], default 0.999, or a callable of the update t = 1, 2, …. dtype: of the averages, default that of
-    each array; for arrays of 16 bits, float32 is more exact.
+    `params` is what optimizers take, an array, a sequence or mapping of arrays, or groups of them, or an
+    optimizer, whose steps are a RuntimeError while the averages are swapped in. decay: in [0, 1], default
+    0.999, or a function of the update t = 1, 2, … (what that was told is not part of the state). dtype: of
+    the averages, default that of each array, but float32 for 16 bits, in which averages soon stand still.
 
     Raises TypeError or ValueError, naming the array, for what is no array of floating-point numbers, or no
     such decay; and TypeError where dtypes do not go together, of which float64 goes with itself alone.
     """
 
     def __init__(
-        self, params: Params, decay: Scheduled = 0.999, *, dtype: npt.DTypeLike | None = None
+        self, params: Params | Engine, decay: Scheduled = 0.999, *, dtype: npt.DTypeLike | None = None
     ) -> None:
         super().__init__(params, dtype, _Exponential, decay=decay)
 
@@ -121,7 +135,7 @@ class Mean(Running):
     `params`, `dtype` and errors: see `EMA`.
     """
 
-    def __init__(self, params: Params, *, dtype: npt.DTypeLike | None = None) -> None:
+    def __init__(self, params: Params | Engine, *, dtype: npt.DTypeLike | None = None) -> None:
         super().__init__(params, dtype, _Mean)
 
     def update(self) -> None:
@@ -131,7 +145,7 @@ class Mean(Running):
         else:  # whatever the average was before
             self._check_swapped_out()
             assign(self._averages, self._weights)
-            self._averaging.step(dict.fromkeys(self._names))
+            self._averaging.step(dict.fromkeys(self._weights))
 
 
 class CheckpointMean(Mean):
@@ -142,7 +156,9 @@ class CheckpointMean(Mean):
     figure, None before the first. `params`, `dtype` and errors: see `EMA`.
     """
 
-    def __init__(self, params: Params, *, mode: Mode = "min", dtype: npt.DTypeLike | None = None) -> None:
+    def __init__(
+        self, params: Params | Engine, *, mode: Mode = "min", dtype: npt.DTypeLike | None = None
+    ) -> None:
         super().__init__(params, dtype=dtype)
         self.mode = checked_mode(mode)
         self.best: float | None = None

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import average
-from ..arrays import Array, check_array, check_writeable
-from ..structure import Groups
+from ..arrays import Array, check_writeable
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..structure import Params
+
+Named = Mapping[Any, Array]
 
 
 class Swappable:
     """What has weights and averages of them: ``with average.swapped(): …`` evaluates the averages.
 
     While they are swapped in, the weights hold the averages, converted to their dtype, and a copy of the
-    weights is kept. Training must wait; what would change the averages is a RuntimeError.
+    weights is kept. What would change the averages is a RuntimeError then, and so is a step of the optimizer,
+    if it is known. If it is not, or there are several averages of the same weights, keep them apart.
     """
 
-    def __init__(
-        self, names: Sequence[Hashable], weights: Sequence[Array], averages: Sequence[Array]
-    ) -> None:
-        self._names = names
+    def __init__(self, weights: Named, averages: Named, optimizer: Engine | None) -> None:
         self._weights = weights
         self._averages = averages
-        self._kept: list[Array] | None = None
+        self._optimizer = optimizer
+        self._kept: Named | None = None
 
     def swap_in(self) -> None:
         """Put the averages in the weights' place.
 
-        Raises RuntimeError if they are there already, ValueError for weights that are read-only.
+        Raises RuntimeError if they are there already, or others are, ValueError for weights that are
+        read-only.
         """
         self._check_swapped_out()
         self._check_writeable()
-        self._kept = [p.copy() for p in self._weights]
-        assign(self._weights, self._averages)
+        kept = {name: p.copy() for name, p in self._weights.items()}
+        try:
+            if self._optimizer:
+                self._optimizer.busy.take(self)
+            self._kept = kept
+            assign(self._weights, self._averages)
+        except BaseException:
+            if self._kept:
+                self.swap_out()
+            raise
 
     def swap_out(self) -> None:
         """Put the weights back. Raises RuntimeError if the averages are not swapped in."""
@@ -49,6 +57,8 @@ class Swappable:
         self._check_writeable()
         assign(self._weights, self._kept)
         self._kept = None
+        if self._optimizer:
+            self._optimizer.busy.leave(self)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -60,7 +70,7 @@ class Swappable:
             self.swap_out()
 
     def _check_writeable(self) -> None:
-        for name, p in zip(self._names, self._weights, strict=True):
+        for name, p in self._weights.items():
             check_writeable(name, p)
 
     def _check_swapped_out(self) -> None:
@@ -77,56 +87,20 @@ class FusedEMA(Swappable):
     """
 
     def __init__(self, optimizer: Engine) -> None:
-        found = [
-            (name, p, slots[average.SLOT])
-            for name, p, slots in zip(
-                optimizer.tensors.names,
-                optimizer.structure.parameters,
-                optimizer.tensors.slots,
-                strict=True,
-            )
-            if average.SLOT in slots
-        ]
-        if not found:
+        tensors = optimizer.tensors
+        slots = dict(zip(tensors.names, tensors.slots, strict=True))
+        averages = {name: kept[average.SLOT] for name, kept in slots.items() if average.SLOT in kept}
+        if not averages:
             raise ValueError("the optimizer keeps no averages: make it with ema=")
-        names, weights, averages = zip(*found, strict=True)
-        super().__init__(names, weights, averages)
-        self._optimizer = optimizer
-        views = dict(zip(names, (a.view() for a in averages), strict=True))
-        tree = optimizer.structure.tree([views.get(name) for name in optimizer.tensors.names])
+        weights = dict(zip(tensors.names, optimizer.structure.parameters, strict=True))
+        super().__init__({name: weights[name] for name in averages}, averages, optimizer)
+        views = {name: a.view() for name, a in averages.items()}
+        tree = optimizer.structure.tree([views.get(name) for name in tensors.names])
         self.averages: Any = views if isinstance(tree, dict) else tree
 
-    def swap_in(self) -> None:
-        self._optimizer.pause()
-        try:
-            super().swap_in()
-        except BaseException:
-            self._optimizer.resume()
-            raise
 
-    def swap_out(self) -> None:
-        super().swap_out()
-        self._optimizer.resume()
-
-
-class Weights:
-    """The arrays of a structure of weights, checked."""
-
-    def __init__(self, params: Params) -> None:
-        self.structure = Groups(params)
-        self.names = self.structure.names
-        self.arrays = self.structure.parameters
-        for name, p in zip(self.names, self.arrays, strict=True):
-            check_array(f"parameter {name!r}", p)
-
-    def copies(self, dtype: Any = None) -> list[Array]:
-        """A copy of each, dense, in its dtype or another."""
-        with np.errstate(all="ignore"):
-            return [np.array(p, dtype, order="C", subok=False) for p in self.arrays]
-
-
-def assign(targets: Sequence[Array], values: Sequence[Array]) -> None:
+def assign(targets: Named, values: Named) -> None:
     """In their dtype, where what is too large for fewer bits is infinite."""
     with np.errstate(all="ignore"):
-        for target, value in zip(targets, values, strict=True):
-            target[...] = value
+        for name, target in targets.items():
+            target[...] = values[name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..arrays import Array, check_array, check_writeable
+from ..busy import Holder
 from ..checkpoint import check_arrays, check_like
 from ..engine import Engine
 from ..extras import imported
@@ -20,6 +22,7 @@ Part: TypeAlias = Engine | np.random.Generator | Array | Stateful
 
 FORMAT = "fusedstep 1"
 PROGRESS = "progress"
+RESERVED = (PROGRESS, "__metadata__")  # the latter by safetensors
 
 
 class Checkpoint:
@@ -46,7 +49,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str], /, **parts: Part) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._parts = {name: _stateful(name, part) for name, part in parts.items()}
 
     def start(self, /, **progress: Any) -> dict[str, Any]:
@@ -64,7 +67,8 @@ class Checkpoint:
         """Write the state of all parts, and `progress`: numbers, text, arrays, lists and mappings of them.
 
         Raises TypeError for a state that is made of anything else, RuntimeError while a step of an optimizer
-        runs or averages are swapped in, OSError where no file can be written; the old one stays as it was.
+        runs or averages are swapped in (of the optimizer, or of an average, among the parts), OSError where
+        no file can be written; the old one stays as it was.
         """
         text, arrays = encode({**states(self._parts), PROGRESS: progress})
         metadata = {"format": FORMAT, "state": text}
@@ -111,12 +115,13 @@ class _Optimizer:
         self._weights = dict(zip(optimizer.structure.names, optimizer.structure.parameters, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        self._optimizer.pause()
+        holder = Holder()
         try:
+            self._optimizer.busy.take(holder)
             weights = {name: p.copy() for name, p in self._weights.items()}
             return {"weights": weights, **self._optimizer.state_dict()}
         finally:
-            self._optimizer.resume()
+            self._optimizer.busy.leave(holder)
 
     def load_state_dict(self, state_dict: Any) -> None:
         same("optimizer", state_dict, ("weights", "rule", "t", "groups", "state"))
@@ -124,13 +129,9 @@ class _Optimizer:
         check_arrays("weights", weights, self._weights)
         for name, p in self._weights.items():
             check_writeable(name, p)
-        self._optimizer.pause()
-        try:
-            self._optimizer.load_state_dict(state)
-            for name, p in self._weights.items():
-                p[...] = weights[name]
-        finally:
-            self._optimizer.resume()
+        self._optimizer.load_state_dict(state)
+        for name, p in self._weights.items():
+            p[...] = weights[name]
 
 
 class _Generator:
@@ -143,7 +144,10 @@ class _Generator:
         return self._bits.state
 
     def load_state_dict(self, state_dict: Any) -> None:
-        self._bits.state = state_dict
+        try:
+            self._bits.state = state_dict
+        except (LookupError, OverflowError) as error:
+            raise ValueError(f"this is no state of {type(self._bits).__name__}") from error
 
 
 class _Array:
@@ -157,15 +161,29 @@ class _Array:
         return self._array.astype(self._array.dtype.newbyteorder("="))
 
     def load_state_dict(self, state_dict: Any) -> None:
-        check_like("it", state_dict, self.state_dict())
+        native = self._array.dtype.newbyteorder("=")
+        check_like("it", state_dict, np.empty(self._array.shape, native))
         check_writeable(self._name, self._array)
         self._array[...] = state_dict
 
 
+class _Foreign:
+    """A part of someone else's, whose state may not be the copy that it should be."""
+
+    def __init__(self, part: Stateful) -> None:
+        self._part = part
+
+    def state_dict(self) -> Any:
+        return deepcopy(self._part.state_dict())
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self._part.load_state_dict(state_dict)
+
+
 def _stateful(name: str, part: Any) -> Stateful:
     """What keeps the state of a part."""
-    if name == PROGRESS:
-        raise TypeError("'progress' is what save() is given, and no name for a part")
+    if name in RESERVED:
+        raise TypeError(f"{name!r} is no name for a part")
     if isinstance(part, Engine):
         return _Optimizer(part)
     if isinstance(part, np.random.Generator):
@@ -173,5 +191,5 @@ def _stateful(name: str, part: Any) -> Stateful:
     if isinstance(part, np.ndarray):
         return _Array(name, check_array(name, part))
     if isinstance(part, Stateful) and not isinstance(part, type):
-        return part
+        return part if type(part).__module__.startswith("fusedstep.") else _Foreign(part)
     raise TypeError(f"{name} has no state_dict() and load_state_dict(): {part!r}")

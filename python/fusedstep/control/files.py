@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
+from glob import escape
 from pathlib import Path
+from secrets import token_hex
 
 
 def replace(path: Path, content: bytes) -> None:
     """Make a file with `content` in the place of `path`: at every moment the old one or the new one is there.
 
-    It is written beside it, brought to the disk, and renamed. What a killed process leaves of it
-    (``….partial``) is overwritten by the next one.
+    It is written beside it, under a name of its own, brought to the disk, and renamed. What killed processes
+    have left is removed first.
     """
     path = path.resolve()
-    partial = path.with_name(path.name + ".partial")
+    for left in path.parent.glob(f"{escape(path.name)}.*.partial"):
+        left.unlink(missing_ok=True)
+    partial = path.with_name(f"{path.name}.{token_hex(4)}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    with suppress(OSError):  # not every system lets a directory be brought to the disk
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..extras import imported
 from ..gradients import global_norm
-from ..hyperparameters import REAL, Interval, checked_number
+from ..hyperparameters import COUNT, COUNT_OR_0, checked_number
 from ..stateful import same
+from ..structure import listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ..engine import Engine
     from ..step import StepResult
 
-EVERY = Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())
-LENGTH = Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())
 PANELS = {"loss": "loss", "norm": "norm of gradients", "lr": "learning rate", "ratio": "update / weight"}
 
 
@@ -38,47 +37,44 @@ class Record:
     norm: the 2-norm of the gradients, scaled and not yet clipped. lr: as the step has it, a list if the
     groups differ. ratio: the norm of the step's change of the weights over that of the weights, about 1e-3
     where training goes well; a skipped step has ``"skipped": true`` instead. What is not finite, or not
-    known, is null. For this it copies the weights, reads them and the gradients once more, and asks schedules
-    of lr once more: ``every=10`` does so, and writes, at every step whose t is a multiple of ten.
+    known, is null. For this it copies the weights, and reads them and the gradients once more: ``every=10``
+    does so, and writes, at every tenth step only.
 
-    Lines are appended; of a file that a killed process has left, what is no whole line is cut off. As a part
-    of a `Checkpoint` it goes back to where it was when that was written, and cuts off the rest with the next
-    line. Raises ValueError or TypeError
-    unless `every` is 1, 2, …
+    Lines are appended. What is no whole line, as a killed process may leave it, is cut off by the next one.
+    As a part of a `Checkpoint` it goes back to where it was when that was written, and the next line cuts off
+    the rest. Raises ValueError or TypeError unless `every` is 1, 2, …
     """
 
     def __init__(self, path: str | os.PathLike[str], *, every: int = 1) -> None:
-        self.path = Path(path)
-        self.every = int(checked_number("every", every, EVERY))
+        self.path = Path(path).absolute()
+        self.every = int(checked_number("every", every, COUNT))
         self.path.touch()
         self._length = self.path.read_bytes().rfind(b"\n") + 1
         """Of the file, what counts."""
-        self._cut()
 
     def step(self, optimizer: Engine, grads: Any, *, loss: float | None = None, **options: Any) -> StepResult:
         """Do a step of the optimizer and write its line; see `Optimizer.step`."""
         if (optimizer.t + 1) % self.every:
             return optimizer.step(grads, loss=loss, **options)
-        line = {
-            "loss": None if loss is None else checked_number("loss", loss, REAL),
-            "norm": global_norm(grads) * abs(options.get("scale", 1.0)),
-            "lr": _learning_rate(optimizer),
-        }
+        grads = listed(grads)
+        norm = global_norm(grads) * abs(options.get("scale", 1.0))
+        lr = _learning_rate(optimizer)
         before = [p.copy() for p in optimizer.structure.parameters]
         result = optimizer.step(grads, loss=loss, **options)
         outcome = (
             {"skipped": True} if result.skipped else {"ratio": _ratio(before, optimizer.structure.parameters)}
         )
-        self.write(t=optimizer.t, **line, **outcome)
+        self.write(t=optimizer.t, loss=None if loss is None else float(loss), norm=norm, lr=lr, **outcome)
         return result
 
     def write(self, /, **figures: Any) -> None:
         """Write a line of your own, such as ``write(t=optimizer.t, accuracy=0.9)``."""
         line = json.dumps(_finite(figures)).encode() + b"\n"
-        self._cut()
         with self.path.open("ab") as file:
+            begin = min(file.tell(), self._length)
+            file.truncate(begin)
             file.write(line)
-        self._length += len(line)
+        self._length = begin + len(line)
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines so far."""
@@ -92,7 +88,7 @@ class Record:
         rows = self.rows()
         figure: Figure = imported("matplotlib.figure").Figure(figsize=(9, 6), layout="constrained")
         for (name, title), axes in zip(PANELS.items(), figure.subplots(2, 2, sharex=True).flat, strict=True):
-            found = [(row["t"], row[name]) for row in rows if row.get("t") and row.get(name) is not None]
+            found = [(row["t"], row[name]) for row in rows if None not in (row.get("t"), row.get(name))]
             groups = max((np.size(value) for _, value in found), default=1)
             values = [np.broadcast_to(np.array(value, float), groups) for _, value in found]
             axes.plot([t for t, _ in found], values)
@@ -105,34 +101,30 @@ class Record:
 
     def state_dict(self) -> dict[str, int]:
         """How many bytes there are; they are on the disk when it returns."""
-        with self.path.open("rb+") as file:
+        with self.path.open("ab") as file:
             os.fsync(file.fileno())
         return {"length": self._length}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to that length. Raises ValueError if the file is shorter, and then changes nothing."""
         same("record", state_dict, ("length",))
-        length = int(checked_number("length", state_dict["length"], LENGTH))
+        length = int(checked_number("length", state_dict["length"], COUNT_OR_0))
         if self.path.stat().st_size < length:
             raise ValueError(f"{self.path} is shorter than when the checkpoint was written")
         self._length = length
 
-    def _cut(self) -> None:
-        """Remove what does not count. Not earlier: a `Checkpoint` may take back that it was loaded."""
-        with self.path.open("rb+") as file:
-            file.truncate(self._length)
-
 
 def _learning_rate(optimizer: Engine) -> Any:
     """What the next step will have."""
-    found = [group.at(optimizer.t + 1).lr for group in optimizer.groups]
+    found = [group.value("lr", optimizer.t + 1) for group in optimizer.groups]
     return found[0] if len(set(found)) == 1 else found
 
 
 def _ratio(before: list[Array], after: list[Array]) -> float:
     """The norm of the change over that of the weights."""
     with np.errstate(all="ignore"):
-        change = global_norm([np.subtract(q, p, dtype=_wide(p)) for p, q in zip(before, after, strict=True)])
+        pairs = zip(before, after, strict=True)
+        change = math.hypot(*(global_norm(np.subtract(q, p, dtype=_wide(p))) for p, q in pairs))
         norm = global_norm(before)
     return change / norm if 0 < norm < math.inf else math.nan
 
@@ -143,8 +135,8 @@ def _wide(p: Array) -> Any:
 
 def _finite(figure: Any) -> Any:
     """`figure` for JSON, which has no NaN and no infinity."""
-    if isinstance(figure, np.generic):
-        figure = figure.item()
+    if isinstance(figure, np.generic | np.ndarray):
+        figure = figure.tolist()
     if isinstance(figure, float) and not math.isfinite(figure):
         return None
     if isinstance(figure, Mapping):

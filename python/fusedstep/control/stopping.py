@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import check_writeable
-from ..averaging.swap import Weights
+from ..averaging.weights import Weights
 from ..checkpoint import check_arrays
-from ..hyperparameters import Interval, checked_number
+from ..hyperparameters import COUNT, COUNT_OR_0, checked_number
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, checked_threshold, improves
 from ..stateful import same
 
 if TYPE_CHECKING:
+    from ..engine import Engine
     from ..structure import Params
-
-PATIENCE = Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())
-COUNT = Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())
 
 
 class EarlyStopping:
@@ -27,16 +25,17 @@ class EarlyStopping:
     default) or higher ("max") by more than ``threshold·|best|``, default 0. A figure that is not finite is
     never better. Prechelt 1998, doi:10.1007/3-540-49430-8_3.
 
-    `params` is what optimizers take: an array, a sequence or mapping of arrays, or groups of them; their copy
-    takes as much memory. `best` is the best figure, None before the first; `stalled` how many came since.
+    `params` is what optimizers take, an array, a sequence or mapping of arrays, or groups of them, or an
+    optimizer; their copy takes as much memory. `best` is the best figure, None before the first; `stalled`
+    how many came since.
 
     Raises TypeError or ValueError, naming the argument or array, for what is none.
     """
 
     def __init__(
-        self, params: Params, *, patience: int = 10, threshold: float = 0.0, mode: Mode = "min"
+        self, params: Params | Engine, *, patience: int = 10, threshold: float = 0.0, mode: Mode = "min"
     ) -> None:
-        self.patience = int(checked_number("patience", patience, PATIENCE))
+        self.patience = int(checked_number("patience", patience, COUNT))
         self.threshold = checked_threshold(threshold)
         self.mode = checked_mode(mode)
         self._weights = Weights(params)
@@ -48,32 +47,30 @@ class EarlyStopping:
         """Take the figure of the weights as they are; return whether to stop."""
         figure = checked_figure(figure)
         if improves(figure, self.best, self.threshold, self.mode):
+            self._kept = self._weights.copies()  # anew: an interrupt must not leave a mixture
             self.best, self.stalled = figure, 0
-            for kept, p in zip(self._kept, self._weights.arrays, strict=True):
-                kept[...] = p
         else:
             self.stalled += 1
         return self.stalled >= self.patience
 
     def restore(self) -> None:
         """Put the best weights in the place of the present ones; the first ones if none were any good."""
-        for name, p in zip(self._weights.names, self._weights.arrays, strict=True):
+        for name, p in self._weights.arrays.items():
             check_writeable(name, p)
-        for p, kept in zip(self._weights.arrays, self._kept, strict=True):
-            p[...] = kept
+        for name, p in self._weights.arrays.items():
+            p[...] = self._kept[name]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the best weights, their figure, and how many came since."""
-        weights = {name: kept.copy() for name, kept in zip(self._weights.names, self._kept, strict=True)}
+        weights = {name: kept.copy() for name, kept in self._kept.items()}
         return {"best": self.best, "stalled": self.stalled, "weights": weights}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
         same("early stopping", state_dict, ("best", "stalled", "weights"))
-        kept = dict(zip(self._weights.names, self._kept, strict=True))
-        check_arrays("best weights", state_dict["weights"], kept)
+        check_arrays("best weights", state_dict["weights"], self._kept)
         best = checked_best(state_dict["best"])
-        self.stalled = int(checked_number("stalled", state_dict["stalled"], COUNT))
+        self.stalled = int(checked_number("stalled", state_dict["stalled"], COUNT_OR_0))
         self.best = best
-        for name, array in kept.items():
+        for name, array in self._kept.items():
             array[...] = state_dict["weights"][name]

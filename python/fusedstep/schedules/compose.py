@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Annotated
 
-from ..hyperparameters import Interval
-from .decay import Counts, between, check_rising, passed
-from .schedule import Count, Part, Schedule, Value, checked_part, checked_parts
-
-Steps = Annotated[int, Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())]
+from .decay import between, check_rising, passed
+from .schedule import Count, CountOr0, Counts, Part, Schedule, Value, checked_part, checked_parts
 
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
     """From `start`, default 0, in a straight line to the first value of `then`, which begins after `steps`.
 
-    Goyal et al., arXiv:1706.02677, section 2.2. As optax's warmup schedules.
+    Step 1 has `start`: with 0 it changes nothing. Goyal et al., arXiv:1706.02677, section 2.2. As optax's
+    warmup schedules.
     """
 
     then: Part
@@ -68,8 +65,8 @@ class WarmupStableDecay(Schedule):
     """
 
     peak: Value
-    warmup: Steps
-    stable: Steps
+    warmup: CountOr0
+    stable: CountOr0
     decay: Count
     start: Value = 0.0
     end: Value = 0.0

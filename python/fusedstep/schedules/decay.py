@@ -9,11 +9,9 @@ from itertools import pairwise
 from typing import Annotated
 
 from ..hyperparameters import REAL, Interval
-from .schedule import Count, Schedule, Value
+from .schedule import Count, Counts, Schedule, Size, Value
 
-Counts = Annotated[tuple[int, ...], Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())]
 Power = Annotated[float, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
-Rate = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Exponential(Schedule):
     """``start·e^(-rate·(t - 1))``. As torch's ExponentialLR with ``gamma = e^-rate``."""
 
     start: Value
-    rate: Rate
+    rate: Size
 
     def __call__(self, t: int) -> float:
         return self.start * math.exp(-self.rate * (t - 1))
@@ -66,7 +64,7 @@ class InverseTime(Schedule):
     """``start / (1 + rate·(t - 1))``. Robbins & Monro 1951, doi:10.1214/aoms/1177729586."""
 
     start: Value
-    rate: Rate
+    rate: Size
 
     def __call__(self, t: int) -> float:
         return self.start / (1 + self.rate * (t - 1))

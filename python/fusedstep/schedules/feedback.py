@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from ..hyperparameters import REAL, Interval, checked_number
-from ..improvement import Mode, Threshold, checked_figure, checked_mode, improves
+from ..hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
+from ..improvement import Mode, checked_figure, checked_mode, improves
 from ..stateful import same
-from .schedule import Fraction, Number, Schedule, Value, number_fields
+from .schedule import CountOr0, Fraction, Number, Schedule, Size, Value, number_fields
 
-Patience = Annotated[int, Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())]
 MEAN_SQUARE = Interval("[0, inf], or NaN", lambda x: not x < 0)
-SQUARE = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
 Above = Annotated[float, Interval("(1, inf)", lambda x: 1 < x < math.inf)]
 Below = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1)]
 
@@ -62,20 +60,20 @@ class Plateau(Feedback):
     factor: in [0, 1], default 0.1. patience: default 10. A figure is better than the best so far if it is
     lower (mode "min", the default) or higher ("max") by more than ``threshold·|best|``, default 1e-4; one
     that is not finite is not. cooldown: epochs after a change that do not count, default 0. minimum: default
-    0. As torch's ReduceLROnPlateau(eps=0), where figures are positive.
+    0. As torch's ReduceLROnPlateau(eps=0), where figures are positive and finite.
     """
 
     start: Value
     factor: Fraction = 0.1
-    patience: Patience = 10
-    threshold: Threshold = 1e-4
-    cooldown: Patience = 0
+    patience: CountOr0 = 10
+    threshold: Size = 1e-4
+    cooldown: CountOr0 = 0
     minimum: Value = 0.0
     mode: Mode = "min"
     value: Value = field(init=False)
     best: Annotated[float | None, REAL] = field(init=False, default=None)
-    stalled: Patience = field(init=False, default=0)
-    cooling: Patience = field(init=False, default=0)
+    stalled: CountOr0 = field(init=False, default=0)
+    cooling: CountOr0 = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,12 +109,12 @@ class EveAnnealing(Feedback):
     start: Value
     minimum: Value
     maximum: Value
-    flat: Threshold = 0.1
-    steep: Threshold = 0.5
+    flat: Size = 0.1
+    steep: Size = 0.5
     up: Above = 1.1
     down: Below = 0.5
     value: Value = field(init=False)
-    mean_square: Annotated[float | None, SQUARE] = field(init=False, default=None)
+    mean_square: Annotated[float | None, NONNEGATIVE] = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

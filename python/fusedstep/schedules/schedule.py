@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast, get_args, get_origin
 
 from ..extras import imported
-from ..hyperparameters import REAL, Interval, checked_number
+from ..hyperparameters import COUNT, COUNT_OR_0, NONNEGATIVE, REAL, Interval, checked_number
 from ..stateful import Stateful, restore, states
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ Part: TypeAlias = Callable[[int], float]
 """A schedule, or any other function of the step t = 1, 2, …"""
 
 Value = Annotated[float, REAL]
-Count = Annotated[int, Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())]
+Count = Annotated[int, COUNT]
+CountOr0 = Annotated[int, COUNT_OR_0]
+Counts = Annotated[tuple[int, ...], COUNT]
+Size = Annotated[float, NONNEGATIVE]
 Fraction = Annotated[float, Interval("[0, 1]", lambda x: 0 <= x <= 1)]
 
 
