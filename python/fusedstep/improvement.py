@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
+from .hyperparameters import REAL, Interval, checked_number
 
 Mode: TypeAlias = Literal["min", "max"]
 """Whether lower figures are better, as of a loss, or higher ones, as of an accuracy."""
@@ -44,8 +44,3 @@ def checked_figure(figure: Any) -> float:
 def checked_best(best: float | None) -> float | None:
     """`best` as a float, or None; an error if it is neither, or not finite."""
     return None if best is None else checked_number("best", best, REAL)
-
-
-def checked_threshold(threshold: float) -> float:
-    """`threshold` as a float; an error if it is none."""
-    return checked_number("threshold", threshold, NONNEGATIVE)

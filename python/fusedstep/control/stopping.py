@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..arrays import check_writeable
 from ..averaging.weights import Weights
 from ..checkpoint import check_arrays
-from ..hyperparameters import COUNT, COUNT_OR_0, checked_number
-from ..improvement import Mode, checked_best, checked_figure, checked_mode, checked_threshold, improves
+from ..hyperparameters import COUNT, COUNT_OR_0, NONNEGATIVE, checked_number
+from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
 from ..stateful import same
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class EarlyStopping:
         self, params: Params | Engine, *, patience: int = 10, threshold: float = 0.0, mode: Mode = "min"
     ) -> None:
         self.patience = int(checked_number("patience", patience, COUNT))
-        self.threshold = checked_threshold(threshold)
+        self.threshold = checked_number("threshold", threshold, NONNEGATIVE)
         self.mode = checked_mode(mode)
         self._weights = Weights(params)
         self._kept = self._weights.copies()
