@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from bad_states import bad_states
 from fusedstep import busy
 from fusedstep.averaging import EMA, CheckpointMean, Ensemble, FusedEMA, Mean, swap
 
@@ -759,36 +760,7 @@ def test_a_state_is_a_copy(kind: str) -> None:
     np.testing.assert_equal(taken, kept)
 
 
-def with_arrays(change: Callable[[dict[Any, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    return lambda state: change(state["averages"])
-
-
-BAD_STATES: dict[str, Callable[[dict[str, Any]], None]] = {
-    "nothing": lambda s: s.clear(),
-    "no averages": lambda s: s.pop("averages"),
-    "no updates": lambda s: s.pop("updates"),
-    "too much": lambda s: s.update(extra=1),
-    "negative updates": lambda s: s.update(updates=-1),
-    "half an update": lambda s: s.update(updates=1.5),
-    "NaN updates": lambda s: s.update(updates=math.nan),
-    "too many updates": lambda s: s.update(updates=10**400),
-    "updates in words": lambda s: s.update(updates="3"),
-    "no such updates": lambda s: s.update(updates=None),
-    "averages None": lambda s: s.update(averages=None),
-    "averages in a list": lambda s: s.update(averages=list(s["averages"].values())),
-    "missing array": with_arrays(lambda a: a.pop("b")),
-    "another array": with_arrays(lambda a: a.update(c=np.zeros(2))),
-    "renamed array": with_arrays(lambda a: a.update(c=a.pop("b"))),
-    "shape": with_arrays(lambda a: a.update(b=np.zeros(1))),
-    "transposed": with_arrays(lambda a: a.update(b=np.zeros((3, 1)))),
-    "float32": with_arrays(lambda a: a.update(b=np.zeros((1, 3), np.float32))),
-    "integers": with_arrays(lambda a: a.update(b=np.zeros((1, 3), np.int64))),
-    "other byte order": with_arrays(
-        lambda a: a.update(b=np.zeros((1, 3), np.dtype(np.float64).newbyteorder()))
-    ),
-    "a list": with_arrays(lambda a: a.update(b=[[0.0, 0.0, 0.0]])),
-    "None": with_arrays(lambda a: a.update(b=None)),
-}
+BAD_STATES = bad_states("averages", "updates")
 BAD_BESTS: list[Any] = [math.nan, math.inf, -math.inf, "a", "1", [1.0], 1j, 10**400]
 
 

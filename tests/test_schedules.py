@@ -1043,3 +1043,16 @@ def test_observing_takes_effect_at_the_next_step() -> None:
         moved.append(before - p[0])
         feedback.observe(figure)
     assert moved == [0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_a_checkpoint_from_before_schedules_had_a_state() -> None:
+    """As version 0.1.0 wrote it; where there is a schedule that wants its state, it is missed."""
+    state = fs.Momentum(np.ones(3), lr=0.5).state_dict()
+    for group in state["groups"]:
+        assert group.pop("schedules") == {}
+    other = fs.Momentum(np.ones(3))
+    other.load_state_dict(state)
+    assert other.lr == 0.5
+    del state["groups"][0]["hyperparameters"]["lr"]
+    with pytest.raises(ValueError, match="lr of group 0"):
+        fs.Momentum(np.ones(3), lr=s.Plateau(0.1)).load_state_dict(state)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from bad_states import bad_states
 from fusedstep.control import EarlyStopping
 
 Array = np.ndarray[Any, Any]
@@ -353,22 +354,8 @@ def test_loading_leaves_the_weights_alone_until_restore() -> None:
     assert p.tolist() == [1, 1, 1]
 
 
-def with_arrays(change: Callable[[dict[Any, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    return lambda state: change(state["weights"])
-
-
-BAD_STATES: dict[str, Callable[[dict[str, Any]], None]] = {
-    "nothing": lambda s: s.clear(),
-    "no weights": lambda s: s.pop("weights"),
+BAD_STATES: dict[str, Callable[[dict[str, Any]], None]] = bad_states("weights", "stalled") | {
     "no best": lambda s: s.pop("best"),
-    "no stalled": lambda s: s.pop("stalled"),
-    "too much": lambda s: s.update(extra=1),
-    "negative": lambda s: s.update(stalled=-1),
-    "half": lambda s: s.update(stalled=1.5),
-    "NaN": lambda s: s.update(stalled=math.nan),
-    "too many": lambda s: s.update(stalled=10**400),
-    "in words": lambda s: s.update(stalled="3"),
-    "stalled None": lambda s: s.update(stalled=None),
     "best NaN": lambda s: s.update(best=math.nan),
     "best inf": lambda s: s.update(best=math.inf),
     "best -inf": lambda s: s.update(best=-math.inf),
@@ -376,17 +363,6 @@ BAD_STATES: dict[str, Callable[[dict[str, Any]], None]] = {
     "best no word": lambda s: s.update(best="a"),
     "best in a list": lambda s: s.update(best=[1.0]),
     "best no float": lambda s: s.update(best=10**400),
-    "weights None": lambda s: s.update(weights=None),
-    "weights in a list": lambda s: s.update(weights=list(s["weights"].values())),
-    "missing array": with_arrays(lambda a: a.pop("b")),
-    "another array": with_arrays(lambda a: a.update(c=np.zeros(2))),
-    "renamed array": with_arrays(lambda a: a.update(c=a.pop("b"))),
-    "shape": with_arrays(lambda a: a.update(b=np.zeros(1))),
-    "transposed": with_arrays(lambda a: a.update(b=np.zeros((3, 1)))),
-    "float32": with_arrays(lambda a: a.update(b=np.zeros((1, 3), np.float32))),
-    "integers": with_arrays(lambda a: a.update(b=np.zeros((1, 3), np.int64))),
-    "a list": with_arrays(lambda a: a.update(b=[[0.0, 0.0, 0.0]])),
-    "None": with_arrays(lambda a: a.update(b=None)),
 }
 
 

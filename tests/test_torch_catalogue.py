@@ -355,19 +355,28 @@ def test_copies_go_on(rule: str, options: Options, duplicate: Any) -> None:
         assert_equal_state(other.state[b], ours.state[a])
 
 
-@pytest.mark.parametrize("rule", ["LAMB", "NovoGrad", "StableAdamW", "LARS", "ScheduleFreeAdamW"])
-def test_released_gradients_give_the_same_bits(rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "lr"),
+    [
+        *((rule, 0.01) for rule in ("LAMB", "NovoGrad", "StableAdamW", "LARS", "ScheduleFreeAdamW", "Muon")),
+        ("Adafactor", 0.1),
+    ],
+)
+@pytest.mark.parametrize("width", [8, 12])
+def test_released_gradients_give_the_same_bits(rule: str, lr: float, width: int) -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+    model = torch.nn.Sequential(torch.nn.Linear(8, width), torch.nn.Tanh(), torch.nn.Linear(width, 8))
     other = copy.deepcopy(model)
-    plain, released = (getattr(ft, rule)(m.parameters(), lr=0.01) for m in (model, other))
+    plain, released = (getattr(ft, rule)(m.parameters(), lr=lr) for m in (model, other))
     with ft.release_gradients(other, released):
         for t in range(3):
             for m, optimizer in ((model, plain), (other, released)):
                 optimizer.zero_grad()
                 m(random(t, (4, 8))).square().mean().backward()
                 optimizer.step()
-    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert_equal_state(released.state[q], plain.state[p])
 
 
 def test_prodigy_cannot_have_its_gradients_released() -> None:

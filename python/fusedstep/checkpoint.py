@@ -51,7 +51,7 @@ def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:
-    """Those of a group's schedules that have been told something."""
+    """Those of a group's schedules that have a state."""
     return {
         name: value
         for name, value in group.hyperparameters()
@@ -66,7 +66,8 @@ def _restore_schedules(optimizer: Engine, groups: Any) -> None:
     for i, (group, values) in enumerate(zip(optimizer.groups, groups, strict=True)):
         kept = {k: v for k, v in _schedules(group).items() if k not in values["hyperparameters"]}
         parts |= {f"{name} of group {i}": schedule for name, schedule in kept.items()}
-        saved |= {f"{name} of group {i}": state for name, state in values["schedules"].items()}
+        told = _with_schedules(values)["schedules"]
+        saved |= {f"{name} of group {i}": state for name, state in told.items()}
     restore("schedules", parts, saved)
 
 
@@ -84,7 +85,8 @@ def _check_groups(optimizer: Engine, saved: Any) -> None:
     _list("groups of the checkpoint", saved)
     if len(saved) != len(optimizer.groups):
         raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
-    for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, saved, strict=True):
+    groups = map(_with_schedules, saved)
+    for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, groups, strict=True):
         same("group of the checkpoint", values, ("params", "hyperparameters", "scalars", "schedules"))
         _list("params of the checkpoint", values["params"])
         same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
@@ -97,6 +99,11 @@ def _check_groups(optimizer: Engine, saved: Any) -> None:
         same("scalars", values["scalars"], group.scalars)
         for name, value in values["scalars"].items():
             checked_number(f"scalar {name!r}", value, REAL)
+
+
+def _with_schedules(group: Any) -> Any:
+    """A group of a checkpoint; those of version 0.1.0 have no place for what schedules were told."""
+    return {"schedules": {}, **group} if isinstance(group, Mapping) else group
 
 
 def _check_state(optimizer: Engine, saved: Any) -> None:

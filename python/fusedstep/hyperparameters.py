@@ -31,6 +31,9 @@ class Interval:
 TRUTH_VALUES = (bool, np.bool_)
 REAL = Interval("(-inf, inf)", math.isfinite)
 
+POSITIVE = Interval("(0, inf)", lambda x: 0 < x < math.inf)
+PROPER_FRACTION = Interval("(0, 1)", lambda x: 0 < x < 1)
+PORTION = Interval("[0, 1]", lambda x: 0 <= x <= 1)
 NONNEGATIVE = Interval("[0, inf)", lambda x: 0 <= x < math.inf)
 COUNT = Interval("1, 2, 3, …", lambda x: 1 <= x < 2**53 and x.is_integer())
 COUNT_OR_0 = Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer())
@@ -40,7 +43,7 @@ Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
 Finite = Annotated[Scheduled, REAL]
 Nonpositive = Annotated[Scheduled, Interval("(-inf, 0]", lambda x: -math.inf < x <= 0)]
-Positive = Annotated[Scheduled, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
+Positive = Annotated[Scheduled, POSITIVE]
 Mixture = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1, fixed=True)]
 Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fixed=True)]
 

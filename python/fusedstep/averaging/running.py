@@ -12,7 +12,7 @@ from .. import average
 from ..arrays import check_number
 from ..checkpoint import check_arrays
 from ..engine import Engine
-from ..hyperparameters import COUNT_OR_0, Interval, Scheduled, checked_number
+from ..hyperparameters import COUNT_OR_0, PORTION, Scheduled, checked_number
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
 from ..kernel import Kernel
 from ..optimizer import Optimizer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..hyperparameters import At
     from ..structure import Params
 
-Portion = Annotated[Scheduled, Interval("[0, 1]", lambda x: 0 <= x <= 1)]
+Portion = Annotated[Scheduled, PORTION]
 
 
 class _Exponential(Optimizer):

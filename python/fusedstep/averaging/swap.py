@@ -10,11 +10,21 @@ import numpy as np
 
 from .. import average
 from ..arrays import Array, check_writeable
+from ..busy import Holder
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
 Named = Mapping[Any, Array]
+
+
+class Kept(Holder):
+    """The weights while averages are in their place; who has it keeps the optimizer from stepping."""
+
+    __slots__ = ("weights",)
+
+    def __init__(self, weights: Named) -> None:
+        self.weights = {name: p.copy() for name, p in weights.items()}
 
 
 class Swappable:
@@ -29,7 +39,7 @@ class Swappable:
         self._weights = weights
         self._averages = averages
         self._optimizer = optimizer
-        self._kept: Named | None = None
+        self._kept: Kept | None = None
 
     def swap_in(self) -> None:
         """Put the averages in the weights' place.
@@ -39,10 +49,10 @@ class Swappable:
         """
         self._check_swapped_out()
         self._check_writeable()
-        kept = {name: p.copy() for name, p in self._weights.items()}
+        kept = Kept(self._weights)
         try:
             if self._optimizer:
-                self._optimizer.busy.take(self)
+                self._optimizer.busy.take(kept)
             self._kept = kept
             assign(self._weights, self._averages)
         except BaseException:
@@ -52,13 +62,14 @@ class Swappable:
 
     def swap_out(self) -> None:
         """Put the weights back. Raises RuntimeError if the averages are not swapped in."""
-        if self._kept is None:
+        kept = self._kept
+        if kept is None:
             raise RuntimeError("the averages are not swapped in")
         self._check_writeable()
-        assign(self._weights, self._kept)
+        assign(self._weights, kept.weights)
         self._kept = None
         if self._optimizer:
-            self._optimizer.busy.leave(self)
+            self._optimizer.busy.leave(kept)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

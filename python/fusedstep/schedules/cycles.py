@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from ..hyperparameters import Interval
 from .decay import along_cosine, passed
-from .schedule import Count, Schedule, Value
+from .schedule import Count, ProperFraction, Schedule, Value
 
 DERIVED: Any = None
 """The default of a field that other fields give."""
-
-Inside = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class OneCycle(Schedule):
 
     peak: Value
     steps: Count
-    rise: Inside = 0.3
+    rise: ProperFraction = 0.3
     start: Value = DERIVED
     end: Value = DERIVED
 

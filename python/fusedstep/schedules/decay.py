@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from ..hyperparameters import REAL, Interval
+from ..hyperparameters import POSITIVE, REAL
 from .schedule import Count, Counts, Schedule, Size, Value
 
-Power = Annotated[float, Interval("(0, inf)", lambda x: 0 < x < math.inf)]
+Power = Annotated[float, POSITIVE]
 
 
 @dataclass(frozen=True)

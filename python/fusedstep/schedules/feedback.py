@@ -10,11 +10,10 @@ from typing import Annotated, Any
 from ..hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
 from ..improvement import Mode, checked_figure, checked_mode, improves
 from ..stateful import same
-from .schedule import CountOr0, Fraction, Number, Schedule, Size, Value, number_fields
+from .schedule import CountOr0, Fraction, Number, ProperFraction, Schedule, Size, Value, number_fields
 
 MEAN_SQUARE = Interval("[0, inf], or NaN", lambda x: not x < 0)
 Above = Annotated[float, Interval("(1, inf)", lambda x: 1 < x < math.inf)]
-Below = Annotated[float, Interval("(0, 1)", lambda x: 0 < x < 1)]
 
 
 class Feedback(Schedule):
@@ -112,7 +111,7 @@ class EveAnnealing(Feedback):
     flat: Size = 0.1
     steep: Size = 0.5
     up: Above = 1.1
-    down: Below = 0.5
+    down: ProperFraction = 0.5
     value: Value = field(init=False)
     mean_square: Annotated[float | None, NONNEGATIVE] = field(init=False, default=None)
 

@@ -9,7 +9,16 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast, get_args, get_origin
 
 from ..extras import imported
-from ..hyperparameters import COUNT, COUNT_OR_0, NONNEGATIVE, REAL, Interval, checked_number
+from ..hyperparameters import (
+    COUNT,
+    COUNT_OR_0,
+    NONNEGATIVE,
+    PORTION,
+    PROPER_FRACTION,
+    REAL,
+    Interval,
+    checked_number,
+)
 from ..stateful import Stateful, restore, states
 
 if TYPE_CHECKING:
@@ -25,7 +34,8 @@ Count = Annotated[int, COUNT]
 CountOr0 = Annotated[int, COUNT_OR_0]
 Counts = Annotated[tuple[int, ...], COUNT]
 Size = Annotated[float, NONNEGATIVE]
-Fraction = Annotated[float, Interval("[0, 1]", lambda x: 0 <= x <= 1)]
+Fraction = Annotated[float, PORTION]
+ProperFraction = Annotated[float, PROPER_FRACTION]
 
 
 class Schedule:
