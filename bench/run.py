@@ -3,7 +3,8 @@
 ns/param and GB/s are of a native step; "x NumPy" is how many times longer the NumPy backend takes;
 "% of limit" is the time of loops with the same traffic and next to no arithmetic, in percent of the step's:
 one loop for most rules, two for those that measure norms first. Then what `ema` adds: the step's time, the
-limit's, and the bytes, in percent of those without it.
+limit's, and the bytes, in percent of those without it. Then steps of a few rows of a table, how many times
+longer a step of all of it takes, and, where torch is installed, its SparseAdam for the same rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +24,7 @@ import fusedstep as fs
 import limit
 import measure
 
+Array = np.ndarray[Any, Any]
 Works: TypeAlias = dict[str, Callable[[], object]]
 
 DTYPES = ["float32", "float64"]
@@ -39,6 +43,11 @@ AVERAGED = ["SGD", "Momentum", "AdamW"]
 AVERAGE_ROW = (
     "| {rule} | {n:.2g} | {percent_of_plain:.0f} | {limits:.0f} | {bytes:.0f} | {percent_of_limit:.0f} |"
 )
+
+
+ROWS_OF, WIDTH, TOUCHED = 10**6, 64, 4096
+BATCHES = 64  # whose rows differ, so that no cache holds them
+ROWS_ROW = "| {rule} | {microseconds:.0f} | {times_dense:.0f} | {times_sparse_adam:.1f} |"
 
 
 def forms() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -116,6 +125,46 @@ def bench_average(library: Any, name: str, n: int) -> dict[str, Any]:
     }
 
 
+def bench_rows(name: str) -> dict[str, Any]:
+    """Steps of some rows, other ones each time, of a float32 table."""
+    rng = np.random.default_rng(0)
+    table, g = (rng.standard_normal((n, WIDTH), np.float32) for n in (ROWS_OF, TOUCHED))
+    batches = rng.integers(0, ROWS_OF, (BATCHES, TOUCHED))
+    turns = {key: itertools.cycle(range(BATCHES)) for key in ("rows", "sparse_adam")}
+    optimizer, of_all, dense = fs.rules[name](table), np.ones_like(table), fs.rules[name](table.copy())
+    works: Works = {
+        "rows": lambda: optimizer.step_rows(0, batches[next(turns["rows"])], g),
+        "dense": lambda: dense.step(of_all),
+    }
+    if find_spec("torch"):
+        works["sparse_adam"] = sparse_adam(table, batches, g)
+    seconds = measure.interleaved(works, ROUNDS)
+    return {
+        "rule": name,
+        "microseconds": 1e6 * seconds["rows"],
+        "times_dense": seconds["dense"] / seconds["rows"],
+        "times_sparse_adam": seconds.get("sparse_adam", np.nan) / seconds["rows"],
+    }
+
+
+def sparse_adam(table: Array, batches: Array, g: Array) -> Callable[[], object]:
+    """The same of torch, by Adam."""
+    torch: Any = import_module("torch")
+
+    p = torch.nn.Parameter(torch.from_numpy(table.copy()))
+    optimizer = torch.optim.SparseAdam([p])
+    gradients = itertools.cycle(
+        torch.sparse_coo_tensor(rows[None], torch.from_numpy(g), p.shape, check_invariants=False)
+        for rows in batches
+    )
+
+    def step() -> None:
+        p.grad = next(gradients)
+        optimizer.step()
+
+    return step
+
+
 def bench_many_tensors() -> dict[str, float]:
     """Adam over 1000 tensors of 1000 elements, and over one of a million; microseconds a step."""
     rng = np.random.default_rng(0)
@@ -156,12 +205,26 @@ def main() -> None:
         if options.rules is None or name in options.rules:
             averages.append(bench_average(library, name, n))
             print(AVERAGE_ROW.format(**averages[-1]), flush=True)
+    print(f"| {TOUCHED} rows of {ROWS_OF:.0e} x {WIDTH} | us | x dense step | x SparseAdam of torch |")
+    print("|---|--:|--:|--:|", flush=True)
+    tables = []
+    for name, cls in fs.rules.items():
+        if cls.steps_rows and (options.rules is None or name in options.rules):
+            tables.append(bench_rows(name))
+            print(ROWS_ROW.format(**tables[-1]), flush=True)
     many = bench_many_tensors()
     print("Adam: 1000 tensors of 1000, {many:.0f} us a step; one of 10^6, {one:.0f} us".format(**many))
     if options.json:
         options.json.write_text(
             json.dumps(
-                {"machine": machine, "rows": rows, "averages": averages, "many_tensors": many}, indent=1
+                {
+                    "machine": machine,
+                    "rows": rows,
+                    "averages": averages,
+                    "tables": tables,
+                    "many_tensors": many,
+                },
+                indent=1,
             )
         )
 

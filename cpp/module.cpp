@@ -6,12 +6,13 @@
 #include <utility>
 #include <vector>
 
+#include "coefficients.hpp"
 #include "dispatch.hpp"
 #include "factors.hpp"
 #include "numpy.hpp"
 #include "parallel.hpp"
 #include "pinned_plan.hpp"
-#include "rows.hpp"
+#include "row_plan.hpp"
 #include "tensor_plan.hpp"
 
 namespace fusedstep {
@@ -113,6 +114,17 @@ PYBIND11_MODULE(_core, m) {
       .def("measure", &PinnedPlan::measure, py::arg("rows"),
            "Positions of tensors and the sums over each, by group.")
       .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
+  py::class_<RowPlan>(m, "RowPlan", "The step of some rows of an array.")
+      .def(py::init<const std::string&, const std::string&, py::array, std::vector<py::array>,
+                    std::optional<py::array>>(),
+           py::arg("kernel"), py::arg("average"), py::arg("p"), py::arg("state"), py::arg("mean"))
+      .def("take", &RowPlan::take, py::arg("rows"), py::arg("gradients"),
+           "Take the gradients of rows; return which rows these are, ascending, each once, or None if "
+           "something "
+           "is not usable as it is.")
+      .def("norm", &RowPlan::norm, "The 2-norm of the gradients.")
+      .def("measure", &RowPlan::measure, py::arg("coefficients"), "The sums over each row.")
+      .def("run", &RowPlan::run, py::arg("coefficients"), "Do the step.");
   py::class_<Gathered>(m, "Gathered", "Parameters that have a gradient, with their state.")
       .def(py::init([](const TensorPlan& plan, const py::list& parameters, const py::dict& states,
                        const std::vector<py::str>& keys, const std::vector<py::str>& number_keys,

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "coefficients.hpp"
 #include "numpy.hpp"
-#include "rows.hpp"
 
 namespace fusedstep {
 

@@ -31,6 +31,14 @@ std::vector<double> no_prologue() {
   return row;
 }
 
+void add_sums(const Kernel& kernel, const double* row, std::size_t begin, std::size_t end, const Operands& of,
+              double* to) {
+  double sums[max_sums * lanes];
+  std::fill_n(sums, kernel.sums * lanes, 0.0);
+  measure(active(), kernel, row, begin, end, of, sums);
+  for (std::size_t k = 0; k < kernel.sums; ++k) to[k] += add_by_halves(sums + k * lanes);
+}
+
 Plan::Plan(std::vector<std::size_t> kernels, std::size_t average, std::vector<Tensor> tensors)
     : kernels_(std::move(kernels)),
       average_(average),
@@ -84,11 +92,8 @@ std::vector<Sums> Plan::measure(const std::vector<Row>& rows) const {
     for (std::size_t block = first; block < last; ++block) {
       const Tensor& tensor = tensors_[blocks[block].tensor];
       const std::size_t begin = blocks[block].begin, end = std::min(begin + Tiles::size, tensor.size);
-      double sums[max_sums * lanes] = {};
-      fusedstep::measure(active(), kernel_of(tensor), rows[tensor.group].rule.data(), begin, end,
-                         operands(tensor), sums);
-      for (std::size_t k = 0; k < kernel_of(tensor).sums; ++k)
-        of_blocks[block * max_sums + k] = add_by_halves(sums + k * lanes);
+      add_sums(kernel_of(tensor), rows[tensor.group].rule.data(), begin, end, operands(tensor),
+               &of_blocks[block * max_sums]);
     }
   });
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "mixed.hpp"
 #include "reduce.hpp"
 #include "table.hpp"
 #include "tiles.hpp"
@@ -42,6 +43,10 @@ struct Sums {
 
 /// The coefficients of a prologue that changes nothing.
 std::vector<double> no_prologue();
+
+/// Adds to each sum what elements begin..end say, at most Tiles::size of them.
+void add_sums(const Kernel& kernel, const double* row, std::size_t begin, std::size_t end, const Operands& of,
+              double* to);
 
 class Plan {
  public:

@@ -22,6 +22,8 @@
   RULE(SGDMNesterov)            \
   RULE(ASGD)                    \
   RULE(Adagrad)                 \
+  RULE(RowwiseAdagrad)          \
+  RULE(RowwiseAdagradRow)       \
   RULE(RMSProp)                 \
   RULE(RMSPropCentered)         \
   RULE(RMSPropMomentum)         \
@@ -59,7 +61,7 @@
   RULE(Prodigy)                 \
   RULE(MuonDirection)           \
   RULE(Muon)                    \
-  RULE(AdafactorDirection)      \
+  RULE(GradientDirection)       \
   RULE(Adafactor)               \
   RULE(AdafactorVector)         \
   RULE(Average)                 \

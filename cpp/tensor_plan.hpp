@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "coefficients.hpp"
 #include "gathered.hpp"
-#include "rows.hpp"
 
 namespace fusedstep {
 

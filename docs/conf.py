@@ -29,7 +29,7 @@ html_title = f"fusedstep {version}"
 
 # What a rule says to the machinery, and its users need not know.
 METHODS = {"adapt", "advance", "choose_kernel", "choose_matrix_kernel", "coefficients", "initial", "update"}
-FACTS = {"copies", "measures_groups", "needs_loss", "numbers", "scalars", "takes"}
+FACTS = {"copies", "measures_groups", "needs_loss", "numbers", "scalars", "steps_rows", "takes"}
 
 
 def _skip(_app: Any, kind: str, name: str, _member: Any, skip: bool, _options: Any) -> bool:

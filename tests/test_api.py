@@ -368,6 +368,7 @@ def test_every_rule_is_exported() -> None:
         "SGDM",
         "ASGD",
         "Adagrad",
+        "RowwiseAdagrad",
         "RMSProp",
         "Adadelta",
         "Adam",

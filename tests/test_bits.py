@@ -207,6 +207,7 @@ def test_denormals_are_kept(dtype: Any, isa: str) -> None:
 
 def test_every_kernel_is_tested() -> None:
     chosen = {kernel_of(rule, options).name for rule, options in KERNELS}
-    of_matrices = {"Muon", "MuonDirection", "Adafactor", "AdafactorDirection"}  # in tests of their own
-    beside = {average.name, mean.name}  # in those of averages
+    # In tests of their own, of matrices, rows and averages.
+    of_matrices = {"Muon", "MuonDirection", "Adafactor", "GradientDirection", "RowwiseAdagrad"}
+    beside = {"RowwiseAdagradRow", average.name, mean.name}
     assert chosen | beside | of_matrices == set(_core.kernels())

@@ -17,6 +17,24 @@ struct Adagrad {
   }
 };
 
+/// Adagrad with one accumulator a row: of a matrix, whose direction is each row's gradient over its root.
+template <class T>
+struct RowwiseAdagrad {
+  T lr;
+
+  void operator()(T& p, T, T o) const { p = p - lr * o; }
+};
+
+/// The same of a row alone. rate = 1/(√s + ε)
+template <class T>
+struct RowwiseAdagradRow {
+  T lr, rate;
+
+  Terms<1> measure(T, T g) const { return {square(g)}; }
+
+  void operator()(T& p, T g) const { p = p - lr * (rate * g); }
+};
+
 /// RMSProp. Tieleman & Hinton 2012, Coursera lecture 6.5.  √(s + inside) + outside: one of the two is ε.
 template <class T>
 struct RMSProp {

@@ -25,9 +25,9 @@ struct Muon {
   }
 };
 
-/// What Adafactor divides by the root of row and column factors.
+/// The gradient itself, which is then divided by what is known of rows and columns.
 template <class T>
-struct AdafactorDirection {
+struct GradientDirection {
   T scale;
 
   void operator()(T, T g, T& o) const { o = scale * g; }

@@ -21,7 +21,7 @@ from .update_rules.sgd import *
 from .update_rules.sign import *
 
 if TYPE_CHECKING:
-    from . import averaging, control, schedules
+    from . import averaging, control, curvature, schedules
 
 __version__: str = info()["version"]
 
@@ -31,6 +31,7 @@ __all__ = [
     "averaging",
     "clip_grad_norm",
     "control",
+    "curvature",
     "flatten",
     "get_num_threads",
     "global_norm",
@@ -50,7 +51,7 @@ __all__ += schedule_free.__all__
 __all__ += sgd.__all__
 __all__ += sign.__all__
 
-AROUND_THE_STEPS = ("averaging", "control", "schedules")
+AROUND_THE_STEPS = ("averaging", "control", "curvature", "schedules")
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arrays import Array, check_array
@@ -22,6 +22,7 @@ def save(optimizer: Engine) -> dict[str, Any]:
     return {
         "rule": type(optimizer).__name__,
         "t": optimizer.t,
+        "row_steps": dict(optimizer.row_steps),
         "groups": [
             {
                 "params": list(structure.names),
@@ -37,8 +38,10 @@ def save(optimizer: Engine) -> dict[str, Any]:
     }
 
 
-def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
-    """Restore what `save` returned, and return the step count; after an error nothing has changed."""
+def load(optimizer: Engine, saved: Mapping[str, Any]) -> tuple[int, dict[Hashable, int]]:
+    """Restore what `save` returned, and return the step counts; after an error nothing has changed."""
+    if isinstance(saved, Mapping):
+        saved = {"row_steps": {}, **saved}  # those of version 0.1.0 have none
     _check(optimizer, saved)
     _restore_schedules(optimizer, saved["groups"])
     for name, slot, array in optimizer.tensors.state():
@@ -47,7 +50,7 @@ def load(optimizer: Engine, saved: Mapping[str, Any]) -> int:
         for name, value in values["hyperparameters"].items():
             group[name] = value
         group.scalars.update({name: float(value) for name, value in values["scalars"].items()})
-    return int(saved["t"])
+    return int(saved["t"]), {name: int(count) for name, count in saved["row_steps"].items()}
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:
@@ -72,11 +75,16 @@ def _restore_schedules(optimizer: Engine, groups: Any) -> None:
 
 
 def _check(optimizer: Engine, saved: Mapping[str, Any]) -> None:
-    same("checkpoint", saved, ("rule", "t", "groups", "state"))
+    same("checkpoint", saved, ("rule", "t", "row_steps", "groups", "state"))
     rule = type(optimizer).__name__
     if saved["rule"] != rule:
         raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
     checked_number("t", saved["t"], COUNT_OR_0)
+    mapping("row_steps", saved["row_steps"])
+    for name, count in saved["row_steps"].items():
+        if name not in optimizer.tensors.names:
+            raise ValueError(f"row_steps: {name!r} does not belong here")
+        checked_number(f"row_steps of parameter {name!r}", count, COUNT_OR_0)
     _check_groups(optimizer, saved["groups"])
     _check_state(optimizer, saved["state"])
 

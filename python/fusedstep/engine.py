@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from inspect import Parameter, Signature
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
@@ -17,6 +17,7 @@ from .hyperparameters import REAL, At, Group, Hyperparameter, checked_number, de
 from .kernel import Kernel, MatrixKernel
 from .matrices import Directions
 from .plan import Adapted, Measured, Row, adapted, row
+from .rows import RowSteps
 from .step import StepOptions, StepResult, checked_options
 from .storage import mix, number_type
 from .structure import Groups, Params
@@ -72,6 +73,9 @@ class Engine:
 
     needs_loss: ClassVar[bool] = False
     """Whether a step needs the loss."""
+
+    steps_rows: ClassVar[bool] = False
+    """Whether rows of a parameter can be stepped without the others."""
 
     def __init_subclass__(cls) -> None:
         own = declared(cls)
@@ -146,6 +150,13 @@ class Engine:
             for part, p, slots in zip(used, self.tensors.dense, self.tensors.slots, strict=True)
         ]
         self._plan = BACKENDS[backend](kernels, tensors)
+        self._rows = RowSteps(
+            type(self),
+            BACKENDS[backend].rows,
+            self.structure.parameters,
+            self.tensors,
+            [self.groups[i] for i in group_of],
+        )
         self._measures = any(kernel.measure for kernel in kernels)
         turns = any(isinstance(kernel, MatrixKernel) for kernel in kernels)
         self._directions = (
@@ -195,6 +206,11 @@ class Engine:
         """The number of steps done."""
         return self._t
 
+    @property
+    def row_steps(self) -> Mapping[Hashable, int]:
+        """How often rows of each parameter were stepped, of those of which any were."""
+        return MappingProxyType(self._rows.counts)
+
     def step(
         self,
         grads: Any,
@@ -230,18 +246,50 @@ class Engine:
         finally:
             self.busy.leave(holder)
 
+    def step_rows(
+        self,
+        name: Hashable,
+        rows: Any,
+        grad_rows: Any,
+        *,
+        scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> StepResult:
+        """Update some rows of a parameter in place, such as those of an embedding that a batch looked up.
+
+        name: the parameter's key; its position if they are a sequence, 0 if it is the only one. rows: the
+        positions of rows ``p[r]``, a list or an array of one axis, integers from 0 to ``len(p) - 1`` in any
+        order. grad_rows: their gradients, an array of shape ``(len(rows), *p.shape[1:])`` in a dtype that
+        `step` takes; those of equal rows are summed first, in order, in the type that is computed in. scale,
+        clip_norm, clip_value, skip_nonfinite: as of `step`, for the sums.
+
+        It is lazy: rows that are not named stay as they are, and so do their state and their average. No
+        momentum carries them on, nothing decays. The others move as in a `step` of them alone, whose t is the
+        parameter's own count of these calls; `t` counts `step` only.
+
+        Of SGD, Momentum, EMAMomentum, Adagrad, RowwiseAdagrad, RMSProp, Adam and AdamW, except what is
+        `cautious`. Returns and raises what `step` does, KeyError for an unknown name, and ValueError unless
+        each row is one run of memory.
+        """
+        holder = Holder()
+        try:
+            self.busy.take(holder)
+            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, False)
+            return self._rows.step(name, rows, grad_rows, options)
+        finally:
+            self.busy.leave(holder)
+
     def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         gradients = self.structure.gradients(grads)
         copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
-        norm = None
-        if options.clip_norm is not None or options.skip_nonfinite:
-            norm, finite = self._plan.norm()
-            norm *= abs(options.scale)
-            if options.skip_nonfinite and not finite:
-                if options.zero_grad:
-                    set_to_zero(g for g in (*gradients, *copied) if g is not None)
-                return StepResult(norm, skipped=True)
+        norm, skipped = options.look(self._plan)
+        if skipped:
+            if options.zero_grad:
+                set_to_zero(g for g in (*gradients, *copied) if g is not None)
+            return StepResult(norm, skipped)
         t, scale = self._t + 1, options.scale_at(norm)
         loss = None if loss is None else checked_number("loss", loss, REAL)
         at = {group: group.at(t) for group in self.groups}
@@ -277,7 +325,7 @@ class Engine:
             for p, stand_in in strided:
                 p[...] = stand_in
             set_to_zero(copied)
-        return StepResult(norm, False)
+        return StepResult(norm, skipped)
 
     def _look(
         self,
@@ -351,7 +399,7 @@ class Engine:
         holder = Holder()
         try:
             self.busy.take(holder)
-            self._t = checkpoint.load(self, state_dict)
+            self._t, self._rows.counts = checkpoint.load(self, state_dict)
         finally:
             self.busy.leave(holder)
 

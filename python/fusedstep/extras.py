@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import Any
 
 
-def imported(module: str) -> Any:
-    """A module of the extra "control"; an error that says how to get it."""
+def imported(module: str, extra: str) -> Any:
+    """A module of one of the extras; an error that says how to get it."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f'{error}; this needs: pip install "fusedstep[control]"') from error
+        raise ImportError(f'{error}; this needs: pip install "fusedstep[{extra}]"') from error

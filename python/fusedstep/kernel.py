@@ -68,6 +68,8 @@ class MatrixKernel(Kernel):
     """The shapes of state that is smaller than the parameter."""
     stacks: bool = False
     """Whether parameters of more than two axes are stacks of matrices."""
+    of_rows: Kernel | None = None
+    """The update of a row alone, which makes the same of it; the factors are numbers of rows then."""
 
     def takes(self, axes: int) -> bool:
         """Whether parameters of so many axes are matrices."""

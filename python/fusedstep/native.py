@@ -10,13 +10,21 @@ from .average import average
 from .kernel import Arithmetic
 
 if TYPE_CHECKING:
-    from .kernel import Kernel
+    from .kernel import Array, Kernel
     from .plan import Tensor
+
+
+class RowPlan(_core.RowPlan):
+    """The compiled plan of some rows of an array, made from its kernel."""
+
+    def __init__(self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None) -> None:
+        super().__init__(kernel.name, average.name, p, state, mean)
 
 
 class Plan(_core.Plan):
     """The compiled plan, made from kernels."""
 
+    rows: ClassVar = RowPlan
     arithmetic: ClassVar = Arithmetic(_core.square_sums, _core.multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:

@@ -48,9 +48,85 @@ def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
         x[...] = (matrices * bounded.astype(x.dtype)).reshape(x.shape)
 
 
+class RowPlan:
+    """Some rows of an array, gathered and put back; the counterpart of cpp/row_plan.hpp."""
+
+    def __init__(self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None) -> None:
+        self._kernel = kernel
+        self._p = p
+        self._state = state
+        self._mean = mean
+        self._arrays = [p, *state, *([] if mean is None else [mean])]
+        self._width = math.prod(p.shape[1:])
+
+    def take(self, rows: Any, gradients: Any) -> Array | None:
+        """Take the gradients of rows; return which rows these are, ascending, each once.
+
+        None if something is not usable as it is.
+        """
+        if not self._are_plain(rows, gradients):
+            return None
+        self._rows, first, place = np.unique(rows, return_index=True, return_inverse=True)
+        wide = gradients.reshape(len(rows), self._width).astype(arithmetic(gradients.dtype))
+        again = np.delete(np.arange(len(rows)), first)
+        self._gradients = wide[first]
+        with np.errstate(all="ignore"):
+            np.add.at(self._gradients, place[again], wide[again])
+        return self._rows
+
+    def _are_plain(self, rows: Any, gradients: Any) -> bool:
+        return (
+            type(rows) is type(gradients) is np.ndarray
+            and rows.dtype == np.int64
+            and rows.ndim == 1
+            and not ((rows < 0) | (rows >= len(self._p))).any()
+            and is_number(gradients.dtype)
+            and mix(gradients.dtype, self._p.dtype)
+            and gradients.shape == (len(rows), *self._p.shape[1:])
+            and not any(np.may_share_memory(gradients, array) for array in self._arrays)
+        )
+
+    def norm(self) -> tuple[float, bool]:
+        """The 2-norm of the gradients, and whether all their elements are finite."""
+        return norm([self._gradients.ravel()])
+
+    def measure(self, coefficients: Row) -> Array:
+        """The sums over each row."""
+        before, rule, *_ = coefficients
+        if self._kernel.measure is None:
+            return np.empty((len(self._rows), 0))
+        with np.errstate(all="ignore"):
+            p, g = _prepared(before, *_wide([self._of(self._p), self._gradients]))
+            terms = self._kernel.measure(Coefficients(rule, p.dtype), p, g)
+            sums = [[_sum(row) for row in term] for term in terms]
+        return np.array(sums).T
+
+    def run(self, coefficients: Row) -> None:
+        """Do the step."""
+        before, rule, after, own = coefficients
+        columns: dict[str, Any] = {name: values.reshape(-1, 1) for name, values in (own or {}).items()}
+        p, *state = gathered = [self._of(array) for array in (self._p, *self._state)]
+        with np.errstate(all="ignore"):
+            _step(self._kernel, before, rule | columns, p, self._gradients, state)
+            for array, moved in zip((self._p, *self._state), gathered, strict=True):
+                self._put(array, moved)
+            if self._mean is not None and after is not None:
+                mean = self._of(self._mean)
+                _step(average, NO_PROLOGUE, after, mean, p, [])
+                self._put(self._mean, mean)
+
+    def _of(self, array: Array) -> Array:
+        rows: Array = array[self._rows].reshape(len(self._rows), self._width)
+        return rows
+
+    def _put(self, array: Array, rows: Array) -> None:
+        array[self._rows] = rows.reshape(len(rows), *array.shape[1:])
+
+
 class Plan:
     """The counterpart of the native plan, with the same methods."""
 
+    rows: ClassVar = RowPlan
     arithmetic: ClassVar = Arithmetic(square_sums, multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .hyperparameters import REAL, Interval, checked_bool, checked_number
 
 LIMIT = Interval("[0, inf]", lambda x: x >= 0)
+
+
+class HasNorm(Protocol):
+    """What has gradients."""
+
+    def norm(self) -> tuple[float, bool]:
+        """Their 2-norm, and whether all their elements are finite."""
 
 
 class StepResult(NamedTuple):
@@ -28,6 +35,13 @@ class StepOptions(NamedTuple):
     """Infinite where there is no clipping by it."""
     skip_nonfinite: bool
     zero_grad: bool
+
+    def look(self, plan: HasNorm) -> tuple[float | None, bool]:
+        """The norm of the scaled gradients that `plan` has, if it is needed, and whether to skip the step."""
+        if self.clip_norm is None and not self.skip_nonfinite:
+            return None, False
+        norm, finite = plan.norm()
+        return norm * abs(self.scale), self.skip_nonfinite and not finite
 
     def scale_at(self, norm: float | None) -> float:
         """What gradients whose scaled norm this is are multiplied by."""

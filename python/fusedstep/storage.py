@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -14,11 +15,13 @@ NAMES = ("float32", "float64", "bfloat16", "float16")
 """bfloat16 is the type of the package ml_dtypes; NumPy has none."""
 
 
+@lru_cache  # NumPy makes a dtype's name anew each time
 def is_number(dtype: DType) -> bool:
     """Whether the kernels know these numbers."""
     return dtype.isnative and dtype.name in NAMES
 
 
+@lru_cache
 def arithmetic(dtype: DType) -> DType:
     """The type that a step computes in: float64 for float64, float32 for all else."""
     return np.dtype(np.float64 if dtype.name == "float64" else np.float32)

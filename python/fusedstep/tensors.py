@@ -19,7 +19,7 @@ from .arrays import (
     dense,
     matches,
 )
-from .storage import mix
+from .storage import DType, mix
 
 
 class Tensors:
@@ -68,16 +68,9 @@ class Tensors:
         check_writeable(self.names[i], p)
         if p.shape == () and isinstance(gradient, np.generic) and not will_be_zeroed:
             gradient = np.asarray(gradient)
-        g = check_array(label, gradient)
-        if g.shape != p.shape:
-            raise ValueError(f"{label} has shape {g.shape}, its parameter {p.shape}")
-        check_number(label, g)
-        if not mix(g.dtype, p.dtype):
-            raise TypeError(f"{label} has dtype {g.dtype}, its parameter {p.dtype}")
+        g = check_gradient(label, gradient, "its parameter", p.shape, p.dtype, self._memory)
         if will_be_zeroed and not g.flags.writeable:
             raise ValueError(f"{label} is read-only, zero_grad cannot set it to 0")
-        for other in self._memory.sharing(g):
-            raise ValueError(f"{label} shares memory with {other}")
         if matches(p, g) and not will_be_zeroed:
             return g.view(np.ndarray)
         copy = np.empty_like(p, g.dtype, subok=False)
@@ -107,3 +100,18 @@ class Tensors:
         for name, slots in zip(self.names, self.slots, strict=True):
             for slot, array in slots.items():
                 yield name, slot, array
+
+
+def check_gradient(
+    label: str, gradient: Any, of: str, shape: tuple[int, ...], dtype: DType, written: Memory
+) -> Array:
+    """`gradient`; an error unless it fits what it is `of`, and lies apart from what is written."""
+    g = check_array(label, gradient)
+    if g.shape != shape:
+        raise ValueError(f"{label} has shape {g.shape}, {of} {shape}")
+    check_number(label, g)
+    if not mix(g.dtype, dtype):
+        raise TypeError(f"{label} has dtype {g.dtype}, {of} {dtype}")
+    for other in written.sharing(g):
+        raise ValueError(f"{label} shares memory with {other}")
+    return g

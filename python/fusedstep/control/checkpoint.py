@@ -14,7 +14,7 @@ from ..busy import Holder
 from ..checkpoint import check_arrays, check_like
 from ..engine import Engine
 from ..extras import imported
-from ..stateful import Stateful, restore, same, states
+from ..stateful import Stateful, mapping, restore, states
 from .encoding import decode, encode
 from .files import replace
 
@@ -72,7 +72,7 @@ class Checkpoint:
         """
         text, arrays = encode({**states(self._parts), PROGRESS: progress})
         metadata = {"format": FORMAT, "state": text}
-        replace(self.path, imported("safetensors.numpy").save(arrays, metadata))
+        replace(self.path, imported("safetensors.numpy", "control").save(arrays, metadata))
 
     def load(self) -> dict[str, Any] | None:
         """Restore all parts; return the `progress` of then, or None, with nothing changed, without a file.
@@ -90,7 +90,7 @@ class Checkpoint:
 
 def _read(path: Path) -> dict[str, Any]:
     """What `Checkpoint.save` has encoded."""
-    safetensors = imported("safetensors")
+    safetensors = imported("safetensors", "control")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -124,8 +124,9 @@ class _Optimizer:
             self._optimizer.busy.leave(holder)
 
     def load_state_dict(self, state_dict: Any) -> None:
-        same("optimizer", state_dict, ("weights", "rule", "t", "groups", "state"))
-        weights, state = state_dict["weights"], {k: v for k, v in state_dict.items() if k != "weights"}
+        mapping("optimizer", state_dict)
+        state = dict(state_dict)
+        weights = state.pop("weights", None)
         check_arrays("weights", weights, self._weights)
         for name, p in self._weights.items():
             check_writeable(name, p)

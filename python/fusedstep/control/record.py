@@ -86,7 +86,7 @@ class Record:
         Needs matplotlib: ``pip install "fusedstep[control]"``.
         """
         rows = self.rows()
-        figure: Figure = imported("matplotlib.figure").Figure(figsize=(9, 6), layout="constrained")
+        figure: Figure = imported("matplotlib.figure", "control").Figure(figsize=(9, 6), layout="constrained")
         for (name, title), axes in zip(PANELS.items(), figure.subplots(2, 2, sharex=True).flat, strict=True):
             found = [(row["t"], row[name]) for row in rows if None not in (row.get("t"), row.get(name))]
             groups = max((np.size(value) for _, value in found), default=1)

@@ -77,7 +77,7 @@ class Schedule:
         Needs matplotlib: ``pip install "fusedstep[control]"``.
         """
         if axes is None:
-            figure = imported("matplotlib.figure").Figure(figsize=(6, 3), layout="constrained")
+            figure = imported("matplotlib.figure", "control").Figure(figsize=(6, 3), layout="constrained")
             axes = cast("Axes", figure.add_subplot(xlabel="step"))
         axes.plot(range(1, steps + 1), [self(t) for t in range(1, steps + 1)], label=repr(self))
         return axes

@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arithmetic import positive
+from ..arithmetic import positive, square
 from ..hyperparameters import At, Decay, Initial, Nonnegative
-from ..kernel import Array, Coefficients, Kernel, kernel
+from ..kernel import (
+    Arithmetic,
+    Array,
+    Coefficients,
+    Factors,
+    Kernel,
+    MatrixKernel,
+    kernel,
+    matrix_kernel,
+)
 from ..optimizer import Optimizer
+from ..plan import Adapted, Measured
+from ..storage import arithmetic as computed_in
 
-__all__ = ["Adadelta", "Adagrad", "RMSProp"]
+__all__ = ["Adadelta", "Adagrad", "RMSProp", "RowwiseAdagrad"]
 
 
 class Adagrad(Optimizer):
@@ -33,6 +44,7 @@ class Adagrad(Optimizer):
     eps: Nonnegative = 1e-8
     initial_accumulator: Initial = 0.0
     mean: bool = False
+    steps_rows: ClassVar = True
 
     @kernel("Adagrad")
     @staticmethod
@@ -51,6 +63,82 @@ class Adagrad(Optimizer):
             "root": 1 / math.sqrt(t) if h.mean else 1.0,
             "eps": h.eps,
         }
+
+
+def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) -> Factors:
+    """Divide each row of a gradient by its root, of whose squares the accumulator is returned."""
+    x = np.ascontiguousarray(o, computed_in(o.dtype))
+    squares, _ = arithmetic.square_sums(x)
+    s, rate = accumulated(h, factors["s"], squares, x.shape[1])
+    arithmetic.multiply(x, rate, np.ones(x.shape[1]), math.inf)
+    if x is not o:
+        o[...] = x
+    return {"s": s}
+
+
+def accumulated(h: At, s: Array, squares: Array, width: Any) -> tuple[Array, Array]:
+    """The accumulators of rows, in the type that is computed in, and one over their roots."""
+    with np.errstate(all="ignore"):
+        after = (s.astype(np.float64) + squares / np.maximum(width, 1)).astype(computed_in(s.dtype))
+        return after, 1 / (np.sqrt(after.astype(np.float64)) + h.eps)
+
+
+class RowwiseAdagrad(Optimizer):
+    """Adagrad with one accumulator a row. Mudigere et al. 2022, arXiv:2104.05158, as in DLRM and FBGEMM.
+
+    Of a matrix, with means over each of its rows: ``s ← s + mean(g²);  p ← p - lr·g / (√s + eps)``. All other
+    parameters are stepped as by `Adagrad`. State, 4 bytes: s; of a matrix one number a row, and in `step`
+    memory for g that is no state. For embeddings, with `step_rows`.
+
+    lr: step size, default 0.01. eps: default 1e-8. Further options and errors: see `Optimizer`.
+    """
+
+    lr: Nonnegative = 0.01
+    eps: Nonnegative = 1e-8
+    steps_rows: ClassVar = True
+
+    update = Adagrad.update
+
+    @kernel("GradientDirection")
+    @staticmethod
+    def direction(c: Coefficients, p: Array, g: Array, o: Array) -> None:
+        o[...] = c.scale * g
+
+    @staticmethod
+    def squares(c: Coefficients, p: Array, g: Array) -> tuple[Array]:
+        return (square(g),)
+
+    @kernel("RowwiseAdagradRow", measure=squares)
+    @staticmethod
+    def update_row(c: Coefficients, p: Array, g: Array) -> None:
+        p[...] = p - c.lr * (c.rate * g)
+
+    @matrix_kernel(
+        "RowwiseAdagrad",
+        direction=direction,
+        turn=divide_rows,
+        factors=lambda shape: {"s": shape[:1]},
+        of_rows=update_row,
+    )
+    @staticmethod
+    def update_matrix(c: Coefficients, p: Array, g: Array, o: Array) -> None:
+        p[...] = p - c.lr * o
+
+    @classmethod
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
+        return cls.update_matrix
+
+    @classmethod
+    def coefficients(cls, h: At, t: int) -> dict[str, float]:
+        if h.kernel is cls.direction:
+            return {"scale": 1.0}
+        return {"step": h.lr, "root": 1.0, "eps": h.eps} if h.kernel is cls.update else {"lr": h.lr}
+
+    @classmethod
+    def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
+        (squares,) = measured.sums
+        s, rate = accumulated(h, measured.numbers["s"], squares, measured.sizes)
+        return Adapted({"rate": rate}, numbers={"s": s})
 
 
 class RMSProp(Optimizer):
@@ -72,6 +160,7 @@ class RMSProp(Optimizer):
     momentum: Decay = 0.0
     centered: bool = False
     eps_inside: bool = False
+    steps_rows: ClassVar = True
 
     @kernel("RMSProp")
     @staticmethod

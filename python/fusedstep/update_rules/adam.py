@@ -41,6 +41,7 @@ class Adam(Optimizer):
     bias_correction: bool = True
     eps_hat: bool = False
     cautious: bool = False
+    steps_rows: ClassVar = True
 
     @kernel("Adam")
     @staticmethod
@@ -250,6 +251,7 @@ class Eve(Adam):
     f_star: Finite = 0.0
     scalars: ClassVar = {"d": 1.0, "f": 0.0}
     needs_loss: ClassVar = True
+    steps_rows: ClassVar = False
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:

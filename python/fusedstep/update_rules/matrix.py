@@ -76,6 +76,7 @@ class Muon(AdamW):
     ns_eps: Nonnegative = 1e-7
     matrices: bool = True
     weight_decay: Nonnegative = 0.1
+    steps_rows: ClassVar = False
 
     @kernel("MuonDirection")
     @staticmethod
@@ -152,7 +153,7 @@ class Adafactor(Optimizer):
     weight_decay: Nonnegative = 0.0
     takes: ClassVar = ("weight_decay",)
 
-    @kernel("AdafactorDirection")
+    @kernel("GradientDirection")
     @staticmethod
     def direction(c: Coefficients, p: Array, g: Array, o: Array) -> None:
         o[...] = c.scale * g

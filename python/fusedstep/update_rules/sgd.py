@@ -23,6 +23,7 @@ class SGD(Optimizer):
     """
 
     lr: Nonnegative = 0.01
+    steps_rows: ClassVar = True
 
     @kernel("SGD")
     @staticmethod
@@ -46,6 +47,7 @@ class Momentum(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
+    steps_rows: ClassVar = True
 
     @kernel("Momentum")
     @staticmethod
@@ -70,6 +72,7 @@ class EMAMomentum(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
+    steps_rows: ClassVar = True
 
     @kernel("EMAMomentum")
     @staticmethod

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -47,48 +48,55 @@ inline void check(bool holds, const char* what, const Kernel& kernel) {
 /// A row for each tensor: the group's, then the tensor's own.
 inline std::vector<double> rows_of_tensors(const std::vector<double>& group, const py::dict& own,
                                            std::size_t tensors, const Kernel& kernel) {
-  std::vector<py::array_t<double>> columns;
-  for (const auto& [name, values] : own) columns.push_back(values.cast<py::array_t<double>>());
-  std::vector<double> rows;
-  for (std::size_t i = 0; i < tensors; ++i) {
-    rows.insert(rows.end(), group.begin(), group.end());
-    for (const auto& column : columns) {
-      check(column.ndim() == 1 && static_cast<std::size_t>(column.size()) == tensors, "tensors", kernel);
-      rows.push_back(column.at(i));
-    }
+  const std::size_t stride = group.size() + own.size();
+  std::vector<double> rows(tensors * stride);
+  for (std::size_t i = 0; i < tensors; ++i)
+    std::copy(group.begin(), group.end(), rows.begin() + static_cast<std::ptrdiff_t>(i * stride));
+  std::size_t place = group.size();
+  for (const auto& [name, values] : own) {
+    const auto column = values.cast<py::array_t<double, py::array::c_style | py::array::forcecast>>();
+    check(column.ndim() == 1 && static_cast<std::size_t>(column.size()) == tensors, "tensors", kernel);
+    for (std::size_t i = 0; i < tensors; ++i) rows[i * stride + place] = column.data()[i];
+    ++place;
   }
   return rows;
 }
 
-/// The rows that `plan` steps by; an error unless they are those that its kernels need. Before the tensors
-/// are measured, what they have of their own is 0.
+/// The row of a group of so many tensors with a gradient; an error unless it is what the kernels need. Before
+/// the tensors are measured, what they have of their own is 0.
+inline Row row_for(const Kernel& kernel, const Kernel& of_average, std::size_t tensors,
+                   const Coefficients& group) {
+  const auto& [prologue, rule, average, own] = group;
+  const std::size_t width = c_rule + kernel.coefficients;
+  Row row = {};
+  append(row.rule, prologue);
+  append(row.rule, rule);
+  if (own) {
+    row.stride = row.rule.size() + own->size();
+    check(row.stride == width, "coefficients", kernel);
+    row.rule = rows_of_tensors(row.rule, *own, tensors, kernel);
+  } else {
+    check(kernel.sums > 0 ? row.rule.size() < width : row.rule.size() == width, "coefficients", kernel);
+    row.rule.resize(width);
+  }
+  if (average) {
+    row.average = no_prologue();
+    append(row.average, *average);
+    check(row.average.size() == c_rule + of_average.coefficients, "coefficients", of_average);
+  }
+  return row;
+}
+
+/// The rows that `plan` steps by.
 inline std::vector<Row> rows_for(const Plan& plan, const std::vector<Coefficients>& groups) {
   const std::vector<std::size_t>& kernels = plan.kernels();
   if (groups.size() != kernels.size()) throw std::invalid_argument("coefficients for each group");
   std::vector<std::size_t> stepped(kernels.size());
   for (const Tensor& tensor : plan.tensors()) stepped[tensor.group] += tensor.stepped;
   std::vector<Row> rows;
-  for (std::size_t group = 0; group < kernels.size(); ++group) {
-    const auto& [prologue, rule, average, own] = groups[group];
-    const Kernel& kernel = active().kernels[kernels[group]];
-    const std::size_t width = c_rule + kernel.coefficients;
-    Row& row = rows.emplace_back();
-    append(row.rule, prologue);
-    append(row.rule, rule);
-    if (own) {
-      row.stride = row.rule.size() + own->size();
-      check(row.stride == width, "coefficients", kernel);
-      row.rule = rows_of_tensors(row.rule, *own, stepped[group], kernel);
-    } else {
-      check(kernel.sums > 0 ? row.rule.size() < width : row.rule.size() == width, "coefficients", kernel);
-      row.rule.resize(width);
-    }
-    if (!average) continue;
-    row.average = no_prologue();
-    append(row.average, *average);
-    const Kernel& of_average = active().kernels[plan.average()];
-    check(row.average.size() == c_rule + of_average.coefficients, "coefficients", of_average);
-  }
+  for (std::size_t group = 0; group < kernels.size(); ++group)
+    rows.push_back(row_for(active().kernels[kernels[group]], active().kernels[plan.average()], stepped[group],
+                           groups[group]));
   return rows;
 }
 

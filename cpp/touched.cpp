@@ -1,0 +1,78 @@
+#include "touched.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "dispatch.hpp"
+
+namespace fusedstep {
+namespace {
+
+void load(const Array& from, std::size_t n, float* to) { active().widen[from.number](n, from.data, to); }
+void load(const Array& from, std::size_t n, double* to) { std::memcpy(to, from.data, n * sizeof *to); }
+
+}  // namespace
+
+void Touched::take(const std::int64_t* rows, std::size_t n, const Array& given, std::size_t width) {
+  named_.resize(n);
+  for (std::size_t i = 0; i < n; ++i) named_[i] = {rows[i], i};
+  sort();
+
+  std::size_t repeated = 0;
+  for (std::size_t i = 1; i < n; ++i) repeated += named_[i].row == named_[i - 1].row;
+  sums_.resize((repeated + 1) * width);  // at most, and room for what is added next
+  Array sums = {given.number == number_f64 ? number_f64 : number_f32, sums_.data()};
+
+  rows_.resize(n);
+  gradients_.resize(n);
+  size_ = 0;
+  for (std::size_t first = 0, last = 0; first < n; first = last) {
+    while (last < n && named_[last].row == named_[first].row) ++last;
+    rows_[size_] = named_[first].row;
+    if (last - first == 1) {
+      gradients_[size_++] = {given.number, given.at(named_[first].place * width)};
+      continue;
+    }
+    if (sums.number == number_f64)
+      sum(first, last, given, width, static_cast<double*>(sums.data));
+    else
+      sum(first, last, given, width, static_cast<float*>(sums.data));
+    gradients_[size_++] = sums;
+    sums.data = sums.at(width);
+  }
+}
+
+/// A pass for each digit, the last one first.
+void Touched::sort() {
+  constexpr unsigned bits = 11;
+  constexpr std::size_t digits = std::size_t{1} << bits;
+  std::int64_t most = 0;
+  for (const Named& named : named_) most = std::max(most, named.row);
+  sorted_.resize(named_.size());
+  for (unsigned shift = 0; shift < 63 && most >> shift > 0; shift += bits) {
+    const auto digit = [shift](const Named& named) {
+      return static_cast<std::size_t>(named.row >> shift) & (digits - 1);
+    };
+    std::array<std::size_t, digits + 1> starts{};
+    for (const Named& named : named_) ++starts[digit(named) + 1];
+    for (std::size_t d = 0; d < digits; ++d) starts[d + 1] += starts[d];
+    for (const Named& named : named_) sorted_[starts[digit(named)]++] = named;
+    std::swap(named_, sorted_);
+  }
+}
+
+template <class T>
+void Touched::sum(std::size_t first, std::size_t last, const Array& given, std::size_t width,
+                  T* total) const {
+  const auto at = [&](std::size_t i) { return Array{given.number, given.at(named_[i].place * width)}; };
+  T* const next = total + width;
+  load(at(first), width, total);
+  while (++first < last) {
+    load(at(first), width, next);
+    for (std::size_t i = 0; i < width; ++i) total[i] += next[i];
+  }
+}
+
+}  // namespace fusedstep
