@@ -1,0 +1,109 @@
+"""Semi-supervised digits: a network learns from few labels, and from labels that it gives itself.
+
+Lee 2013, "Pseudo-Label", ICML Workshop on Challenges in Representation Learning: what a network thinks most
+likely becomes the label of an unlabelled image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.ticker import PercentFormatter
+from tqdm import tqdm
+
+import digits_data
+import example
+from digits_data import Array, Digits, Examples
+from network import Network, perceptron
+from training import batches, pick, summary, train
+
+EACH = 10  # labelled images of each digit
+BATCH = 32
+PSEUDO = 9  # unlabelled images in each batch
+assert 1 / 4 <= PSEUDO / BATCH <= 1 / 3
+REFRESHES = 6  # how often the pseudo-labels are made anew
+
+
+@dataclass(frozen=True)
+class Result:
+    """The accuracy on the test for each seed, of labelled images alone, and with pseudo-labels."""
+
+    baseline: Array
+    pseudo: Array
+
+    @property
+    def gain(self) -> Array:
+        """What pseudo-labels add."""
+        return self.pseudo - self.baseline
+
+
+def mixed(
+    rng: np.random.Generator,
+    labelled: Examples,
+    unlabelled: Array,
+    teacher: Network,
+    net: Network,
+    every: int,
+) -> Iterator[Examples]:
+    """Batches with pseudo-labels: the teacher's at first, new ones of `net` after every `every`."""
+    certain = batches(rng, labelled, BATCH - PSEUDO)
+    while True:
+        guessed = batches(rng, Examples(unlabelled, teacher.predict(unlabelled).argmax(axis=1)), PSEUDO)
+        for _ in range(every):
+            (x, y), (other_x, guesses) = next(certain), next(guessed)
+            yield Examples(np.concatenate([x, other_x]), np.concatenate([y, guesses]))
+        teacher = net
+
+
+def compare(data: Digits, seed: int, steps: int) -> tuple[float, float]:
+    """The accuracy of two networks that are trained alike, without and with unlabelled images."""
+    rng = np.random.default_rng(seed)
+    labelled, unlabelled = pick(rng, data.train, EACH)
+    baseline, net = (perceptron(rng, (64, 128, 10), keep=0.5) for _ in range(2))
+    train(baseline, batches(rng, labelled, BATCH), steps)
+    train(net, mixed(rng, labelled, unlabelled.x, baseline, net, steps // REFRESHES), steps)
+    return baseline.accuracy(*data.test), net.accuracy(*data.test)
+
+
+def main(*, quick: bool, output: Path) -> Result:
+    """Compare for each of five seeds, print the accuracies, draw them."""
+    data = digits_data.load()
+    steps = 300 if quick else 600
+    found = np.array([compare(data, seed, steps) for seed in tqdm(range(5), unit="seed")])
+    result = Result(*found.T)
+    print(f"{10 * EACH} labelled images, {PSEUDO / BATCH:.0%} of each batch are others")
+    print("seed     labelled alone  pseudo-labels    gain")
+    for seed, (baseline, pseudo) in enumerate(found):
+        print(f"{seed:<8} {baseline:15.1%} {pseudo:14.1%} {100 * (pseudo - baseline):+7.1f}")
+    print(f"gain: {summary(result.gain)}, mean and standard deviation over the seeds")
+    draw(result, output)
+    return result
+
+
+def draw(result: Result, output: Path) -> None:
+    """Draw a line from each seed's baseline to what it came to with pseudo-labels."""
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    seeds = np.arange(len(result.gain))
+    for seed, baseline, pseudo in zip(seeds, result.baseline, result.pseudo, strict=True):
+        axes.annotate("", (seed, pseudo), (seed, baseline), arrowprops={"arrowstyle": "->", "color": "0.6"})
+    axes.plot(seeds, result.baseline, "o", label=f"{10 * EACH} labelled images alone")
+    axes.plot(seeds, result.pseudo, "o", label="with pseudo-labels of the others")
+    axes.set(
+        xlabel="seed",
+        ylabel="accuracy on the test",
+        xticks=seeds,
+        title=f"Pseudo-labels: {summary(result.gain)}",
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.savefig(output, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    example.run(main, __doc__)

@@ -1,0 +1,41 @@
+"""Training on few examples: picking them, mini-batches without end, and the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+import fusedstep as fs
+from digits_data import Array, Examples
+from fusedstep import schedules
+from network import Network
+
+
+def pick(rng: np.random.Generator, examples: Examples, each: int) -> tuple[Examples, Examples]:
+    """Random examples, `each` of every class, and those that are left."""
+    x, y = examples
+    picked = np.concatenate([rng.permutation(np.flatnonzero(y == label))[:each] for label in np.unique(y)])
+    return Examples(x[picked], y[picked]), Examples(np.delete(x, picked, axis=0), np.delete(y, picked))
+
+
+def batches(rng: np.random.Generator, examples: Examples, size: int = 32) -> Iterator[Examples]:
+    """Random mini-batches of `size` examples, or of all where they are fewer, without end."""
+    x, y = examples
+    while True:
+        batch = rng.choice(len(y), min(size, len(y)), replace=False)
+        yield Examples(x[batch], y[batch])
+
+
+def train(net: Network, batches: Iterator[Examples], steps: int, lr: float = 3e-3) -> None:
+    """Steps of AdamW, with L2 on the weights alone, and a learning rate that falls to nothing."""
+    groups = [{"params": net.weights, "l2": 1e-4}, {"params": net.others}]
+    opt = fs.AdamW(groups, lr=schedules.Cosine(lr, steps=steps))
+    for x, y in islice(batches, steps):
+        opt.step(net.loss_and_gradients(x, y)[1])
+
+
+def summary(gain: Array) -> str:
+    """Mean and standard deviation of differences of accuracies."""
+    return f"{100 * gain.mean():+.1f} ± {100 * gain.std(ddof=1):.1f} points"
