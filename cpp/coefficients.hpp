@@ -1,4 +1,4 @@
-// What both plans need for a step: the coefficients as Python gives them, and the norm.
+// What all plans need for a step: the coefficients as Python gives them, and the norm.
 #pragma once
 
 #include <pybind11/numpy.h>

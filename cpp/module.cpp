@@ -115,13 +115,12 @@ PYBIND11_MODULE(_core, m) {
            "Positions of tensors and the sums over each, by group.")
       .def("run", &PinnedPlan::run, py::arg("rows"), py::arg("zero_gradients"), "Do the step.");
   py::class_<RowPlan>(m, "RowPlan", "The step of some rows of an array.")
-      .def(py::init<const std::string&, const std::string&, py::array, std::vector<py::array>,
-                    std::optional<py::array>>(),
-           py::arg("kernel"), py::arg("average"), py::arg("p"), py::arg("state"), py::arg("mean"))
+      .def(py::init<const std::string&, const std::string&, const py::array&, const std::vector<py::array>&,
+                    const std::optional<py::array>&, const std::vector<py::array>&>(),
+           py::arg("kernel"), py::arg("average"), py::arg("p"), py::arg("state"), py::arg("mean"),
+           py::arg("others"))
       .def("take", &RowPlan::take, py::arg("rows"), py::arg("gradients"),
-           "Take the gradients of rows; return which rows these are, ascending, each once, or None if "
-           "something "
-           "is not usable as it is.")
+           "Take the gradients of rows; return which rows these are, ascending, each once. None: not usable.")
       .def("norm", &RowPlan::norm, "The 2-norm of the gradients.")
       .def("measure", &RowPlan::measure, py::arg("coefficients"), "The sums over each row.")
       .def("run", &RowPlan::run, py::arg("coefficients"), "Do the step.");

@@ -44,56 +44,67 @@ bool Rows::fits(const py::array& rows, py::ssize_t count) const {
 }
 
 bool Rows::may_touch(const py::array& run) const {
+  if (array_.size() == 0 || run.size() == 0) return false;
   const auto* const begin = static_cast<const char*>(run.data());
-  const auto* const last = static_cast<const char*>((*this)[std::max<std::int64_t>(count() - 1, 0)].data);
+  const auto* const last = static_cast<const char*>((*this)[count() - 1].data);
   const std::size_t row = width_ * fusedstep::width(number_);
   return begin < std::max<const char*>(data_, last) + row &&
          std::min<const char*>(data_, last) < begin + run.nbytes();
 }
 
 RowPlan::RowPlan(const std::string& kernel, const std::string& average, const py::array& p,
-                 const std::vector<py::array>& state, const std::optional<py::array>& mean)
+                 const std::vector<py::array>& state, const std::optional<py::array>& mean,
+                 const std::vector<py::array>& others)
     : ndarray_(py::module_::import("numpy").attr("ndarray")),
       kernel_(kernel_index(kernel)),
       average_(kernel_index(average)),
       p_(p),
-      state_(state.begin(), state.end()) {
+      state_(state.begin(), state.end()),
+      others_(others.begin(), others.end()) {
   if (mean) mean_.emplace(*mean);
   check(state_.size() == this->kernel().slots, "state slots", this->kernel());
 }
 
 std::optional<RowPlan::Indices> RowPlan::take(py::handle rows, py::handle gradients) {
-  touched_.clear();
-  if (!py::isinstance<Indices>(rows) || !py::type::handle_of(gradients).is(ndarray_)) return {};
+  gradients_.reset();
+  if (!py::type::handle_of(rows).is(ndarray_) || !py::isinstance<Indices>(rows)) return {};
   const auto named = py::reinterpret_borrow<Indices>(rows);
-  const auto given = py::reinterpret_borrow<py::array>(gradients);
-  const Number found = number(given.dtype());
-  if (named.ndim() != 1 || !are_rows(named)) return {};
-  if (found == numbers || !mix(found, p_.number()) || !p_.fits(given, named.size())) return {};
-  if (p_.may_touch(given) || (mean_ && mean_->may_touch(given))) return {};
-  for (const Rows& slot : state_)
-    if (slot.may_touch(given)) return {};
+  if (named.ndim() != 1 || !fits(gradients, named.size())) return {};
+  // Copied before they are looked at: another thread may write to the array.
+  if (!touched_.name(named.data(), static_cast<std::size_t>(named.size()), p_.count())) return {};
+  gradients_ = py::reinterpret_borrow<py::array>(gradients);
+  const Array given = {number(gradients_->dtype()), const_cast<void*>(gradients_->data())};
   {
     const py::gil_scoped_release release;
-    touched_.take(named.data(), static_cast<std::size_t>(named.size()),
-                  {found, const_cast<void*>(given.data())}, p_.width());
+    touched_.take(given, p_.width());
   }
   return Indices(static_cast<py::ssize_t>(touched_.size()), touched_.rows());
 }
 
-bool RowPlan::are_rows(const Indices& rows) const {
-  const std::int64_t* const begin = rows.data();
-  const auto beyond = [this](std::int64_t row) { return row < 0 || row >= p_.count(); };
-  return std::none_of(begin, begin + rows.size(), beyond);
+bool RowPlan::fits(py::handle gradients, py::ssize_t count) const {
+  if (!py::type::handle_of(gradients).is(ndarray_)) return false;
+  const auto given = py::reinterpret_borrow<py::array>(gradients);
+  const Number found = number(given.dtype());
+  if (found == numbers || !mix(found, p_.number()) || !p_.fits(given, count)) return false;
+  const auto touches = [&](const Rows& written) { return written.may_touch(given); };
+  return !touches(p_) && !(mean_ && touches(*mean_)) && std::none_of(state_.begin(), state_.end(), touches) &&
+         std::none_of(others_.begin(), others_.end(), touches);
+}
+
+void RowPlan::check_taken() const {
+  if (!gradients_) throw std::logic_error("no gradients");
 }
 
 std::pair<double, bool> RowPlan::norm() const {
+  check_taken();
   std::vector<Run> runs;
+  runs.reserve(touched_.size());
   for (std::size_t k = 0; k < touched_.size(); ++k) runs.push_back({touched_.gradient(k), p_.width()});
   return norm_of(runs);
 }
 
 py::array_t<double> RowPlan::measure(const Coefficients& coefficients) const {
+  check_taken();
   const Row row = row_for(kernel(), of_average(), touched_.size(), coefficients);
   py::array_t<double> sums({touched_.size(), kernel().sums});
   double* const to = sums.mutable_data();
@@ -108,6 +119,7 @@ py::array_t<double> RowPlan::measure(const Coefficients& coefficients) const {
 }
 
 void RowPlan::run(const Coefficients& coefficients) {
+  check_taken();
   const Row row = row_for(kernel(), of_average(), touched_.size(), coefficients);
   {
     const py::gil_scoped_release release;
@@ -120,7 +132,7 @@ void RowPlan::run(const Coefficients& coefficients) {
         sweep(active(), kernel(), own, 0, p_.width(), of);
     });
   }
-  touched_.clear();
+  gradients_.reset();
 }
 
 [[gnu::always_inline]] inline void RowPlan::prefetch(std::size_t k) const {

@@ -42,10 +42,12 @@ class RowPlan {
  public:
   using Indices = py::array_t<std::int64_t, py::array::c_style>;
 
+  /// `others` is what else a step writes.
   RowPlan(const std::string& kernel, const std::string& average, const py::array& p,
-          const std::vector<py::array>& state, const std::optional<py::array>& mean);
+          const std::vector<py::array>& state, const std::optional<py::array>& mean,
+          const std::vector<py::array>& others);
 
-  /// Takes the gradients of rows, which must stay until the step; those of one row are summed. Returns which
+  /// Takes the gradients of rows, and keeps them until the step; those of one row are summed. Returns which
   /// rows these are, ascending, each once; nothing if rows or gradients cannot be used as they are.
   std::optional<Indices> take(py::handle rows, py::handle gradients);
 
@@ -59,8 +61,10 @@ class RowPlan {
   void run(const Coefficients& coefficients);
 
  private:
-  /// Whether all are rows of the array.
-  bool are_rows(const Indices& rows) const;
+  /// Whether the gradients of so many rows can be used as they are.
+  bool fits(py::handle gradients, py::ssize_t count) const;
+
+  void check_taken() const;
 
   const Kernel& kernel() const { return active().kernels[kernel_]; }
   const Kernel& of_average() const { return active().kernels[average_]; }
@@ -76,7 +80,9 @@ class RowPlan {
   Rows p_;
   std::vector<Rows> state_;
   std::optional<Rows> mean_;
+  std::vector<Rows> others_;
   Touched touched_;
+  std::optional<py::array> gradients_;
 };
 
 }  // namespace fusedstep

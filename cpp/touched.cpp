@@ -15,15 +15,23 @@ void load(const Array& from, std::size_t n, double* to) { std::memcpy(to, from.d
 
 }  // namespace
 
-void Touched::take(const std::int64_t* rows, std::size_t n, const Array& given, std::size_t width) {
+bool Touched::name(const std::int64_t* rows, std::size_t n, std::int64_t count) {
   named_.resize(n);
   for (std::size_t i = 0; i < n; ++i) named_[i] = {rows[i], i};
+  const auto beyond = [count](const Named& named) { return named.row < 0 || named.row >= count; };
+  return std::none_of(named_.begin(), named_.end(), beyond);
+}
+
+void Touched::take(const Array& given, std::size_t width) {
   sort();
 
-  std::size_t repeated = 0;
-  for (std::size_t i = 1; i < n; ++i) repeated += named_[i].row == named_[i - 1].row;
-  sums_.resize((repeated + 1) * width);  // at most, and room for what is added next
-  Array sums = {given.number == number_f64 ? number_f64 : number_f32, sums_.data()};
+  const std::size_t n = named_.size();
+  const auto again = [this](std::size_t i) { return i > 0 && named_[i].row == named_[i - 1].row; };
+  std::size_t sums_needed = 1;  // room for what is added next
+  for (std::size_t i = 1; i < n; ++i) sums_needed += again(i) && !again(i - 1);
+  const Number number = given.number == number_f64 ? number_f64 : number_f32;
+  sums_.resize((sums_needed * width * fusedstep::width(number) + sizeof(double) - 1) / sizeof(double));
+  Array sums = {number, sums_.data()};
 
   rows_.resize(n);
   gradients_.resize(n);

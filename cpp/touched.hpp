@@ -13,11 +13,12 @@ namespace fusedstep {
 /// step, it keeps its memory.
 class Touched {
  public:
-  /// Takes the rows of `given`, `width` elements each, which are the gradients of these rows. Those of one
-  /// row are summed, in the order in which they are given and in the type that a step computes in.
-  void take(const std::int64_t* rows, std::size_t n, const Array& given, std::size_t width);
+  /// Takes the names of rows, copied; false if one of them is none of 0..count-1.
+  bool name(const std::int64_t* rows, std::size_t n, std::int64_t count);
 
-  void clear() { size_ = 0; }
+  /// Takes what is given for each of them, `width` elements. Gradients of one row are summed, in the order in
+  /// which they are given and in the type that a step computes in.
+  void take(const Array& given, std::size_t width);
 
   std::size_t size() const { return size_; }
   const std::int64_t* rows() const { return rows_.data(); }

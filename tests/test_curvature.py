@@ -583,3 +583,9 @@ def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
     with pytest.raises(ImportError, match=r'pip install "fusedstep\[curvature\]"'):
         curvature.hessian(*diagonal([1.0]))
+
+
+def test_parameters_that_are_not_numbers() -> None:
+    w = np.array([np.nan])
+    with pytest.raises(RuntimeError):
+        curvature.examine(lambda: np.zeros(1), w)

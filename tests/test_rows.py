@@ -917,3 +917,112 @@ def test_not_within_another_step(backend: Any) -> None:
         with refused(opt, p, RuntimeError):
             outer()
         outer()
+
+
+# What a review found.
+
+
+@pytest.mark.parametrize("form", ["int32 rows", "a list", "Fortran gradients", "gaps", "big endian rows"])
+def test_what_is_converted_lives_until_the_step(form: str) -> None:
+    """Schedules allocate between taking the gradients and the step."""
+    rows = np.random.default_rng(0).permutation(20_000)
+    grads = normal(1, (20_000, 64), np.float32)
+    forms: dict[str, tuple[Any, Array]] = {
+        "int32 rows": (rows.astype(np.int32), np.asfortranarray(grads)),
+        "a list": (rows.tolist(), np.asfortranarray(grads)),
+        "Fortran gradients": (rows, np.asfortranarray(grads)),
+        "gaps": (rows, np.repeat(grads, 2, axis=0)[::2]),
+        "big endian rows": (rows.astype(">i8"), np.asfortranarray(grads)),
+    }
+    kept: list[Array] = []
+
+    def lr(_: int) -> float:
+        kept.extend(np.full((20_000, 64), 7e5, np.float32) for _ in range(3))
+        return 1.0
+
+    tables = []
+    for backend in BACKENDS:
+        table = np.zeros((20_000, 64), np.float32)
+        made("SGD", table, lr=lr, backend=backend).step_rows(0, *forms[form], clip_norm=1e9)
+        tables.append(table)
+    expected = np.empty_like(grads)
+    expected[rows] = -grads
+    assert same_bits(tables[0], expected)
+    assert same_bits(tables[1], expected)
+
+
+def test_a_plan_without_gradients() -> None:
+    table = np.ones((3, 2), np.float32)
+    plan = _core.RowPlan("SGD", "Average", table, [], None, [])
+    coefficients = ({"scale": 1.0, "clip": 1.0, "keep": 1.0, "l2": 0.0, "l1": 0.0}, {"lr": 1.0}, None, None)
+    assert plan.take(np.array([1]), np.ones((1, 2), np.float32)) is not None
+    plan.run(coefficients)
+    assert plan.take(np.array([3]), np.ones((1, 2), np.float32)) is None
+    for use_it in (plan.norm, lambda: plan.measure(coefficients), lambda: plan.run(coefficients)):
+        with pytest.raises(RuntimeError, match="no gradients"):
+            use_it()
+    assert table.tolist() == [[1, 1], [0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("shape", [(0, 100_000), (4, 0), (0, 0)])
+def test_tables_without_elements(shape: tuple[int, ...], backend: Any) -> None:
+    kept = []
+    for _ in range(100):
+        table, grads = np.empty(shape, np.float32), np.empty((0, *shape[1:]), np.float32)
+        kept += [table, grads]
+        made("RowwiseAdagrad", table, backend=backend).step_rows(0, np.arange(0), grads)
+
+
+def test_a_table_of_another_shape_by_now(backend: Any) -> None:
+    """It is stepped in the shape that it had, or refused."""
+    table = np.zeros((4, 3), np.float32)
+    opt = made("SGD", table, lr=1.0, backend=backend)
+    opt.step_rows(0, [3], np.ones((1, 3), np.float32))
+    table.resize((3, 4), refcheck=False)
+    with pytest.raises(ValueError, match="shape"):
+        opt.step_rows(0, [0], np.ones((1, 4), np.float32))
+    opt.step_rows(0, [0], np.ones((1, 3), np.float32))
+    assert table.ravel().tolist() == [-1] * 3 + [0] * 6 + [-1] * 3
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.ma.MaskedArray([0, 1], [True, False]), [True, 1], (np.True_, 0)],
+    ids=["masked", "bool", "numpy"],
+)
+def test_rows_that_only_look_like_integers(rows: Any, backend: Any) -> None:
+    table = np.zeros((3, 2), np.float32)
+    opt = made("SGD", table, backend=backend)
+    with refused(opt, {}, TypeError, "parameter 0"):
+        opt.step_rows(0, rows, np.ones((2, 2), np.float32))
+    assert not table.any()
+
+
+def test_a_gradient_in_the_numbers_of_rows(backend: Any) -> None:
+    table = np.zeros((64, 4), np.float32)
+    opt = made("RowwiseAdagrad", table, backend=backend)
+    opt.step_rows(0, np.arange(64), np.ones((64, 4), np.float32))
+    before = table.copy()
+    with pytest.raises(ValueError, match="state 's'"):
+        opt.step_rows(0, np.arange(8), opt.state["s"][:32].reshape(8, 4))
+    assert same_bits(table, before)
+
+
+def test_counts_have_the_names_of_parameters(backend: Any) -> None:
+    opt = made("SGD", [np.zeros((2, 2)), np.zeros((2, 2))], backend=backend)
+    opt.step_rows(True, [0], np.ones((1, 2)))
+    assert [type(name) for name in opt.row_steps] == [int]
+    saved = opt.state_dict()
+    saved["row_steps"] = {False: 2.0, 1: 0}
+    opt.load_state_dict(saved)
+    assert str(opt.row_steps) == "{0: 2}"
+
+
+def test_overflow_in_16_bits_is_no_error(backend: Any) -> None:
+    table = np.zeros((4, 4), np.float16)
+    opt = made("RowwiseAdagrad", table, backend=backend)
+    with np.errstate(all="raise"):
+        opt.step_rows(0, np.arange(4), np.full((4, 4), 300, np.float16))
+    assert np.isinf(opt.state["s"]).all()
+    assert opt.row_steps == {0: 1}
+    assert (table < 0).all()

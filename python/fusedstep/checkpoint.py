@@ -22,7 +22,7 @@ def save(optimizer: Engine) -> dict[str, Any]:
     return {
         "rule": type(optimizer).__name__,
         "t": optimizer.t,
-        "row_steps": dict(optimizer.row_steps),
+        "row_steps": optimizer.row_steps,
         "groups": [
             {
                 "params": list(structure.names),
@@ -50,7 +50,8 @@ def load(optimizer: Engine, saved: Mapping[str, Any]) -> tuple[int, dict[Hashabl
         for name, value in values["hyperparameters"].items():
             group[name] = value
         group.scalars.update({name: float(value) for name, value in values["scalars"].items()})
-    return int(saved["t"]), {name: int(count) for name, count in saved["row_steps"].items()}
+    counts = ((name, int(saved["row_steps"].get(name, 0))) for name in optimizer.tensors.names)
+    return int(saved["t"]), {name: count for name, count in counts if count}
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:

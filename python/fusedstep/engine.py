@@ -152,7 +152,7 @@ class Engine:
         self._plan = BACKENDS[backend](kernels, tensors)
         self._rows = RowSteps(
             type(self),
-            BACKENDS[backend].rows,
+            BACKENDS[backend].of_rows,
             self.structure.parameters,
             self.tensors,
             [self.groups[i] for i in group_of],
@@ -207,9 +207,9 @@ class Engine:
         return self._t
 
     @property
-    def row_steps(self) -> Mapping[Hashable, int]:
+    def row_steps(self) -> dict[Hashable, int]:
         """How often rows of each parameter were stepped, of those of which any were."""
-        return MappingProxyType(self._rows.counts)
+        return dict(self._rows.counts)
 
     def step(
         self,

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 class RowPlan(_core.RowPlan):
     """The compiled plan of some rows of an array, made from its kernel."""
 
-    def __init__(self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None) -> None:
-        super().__init__(kernel.name, average.name, p, state, mean)
+    def __init__(
+        self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
+    ) -> None:
+        super().__init__(kernel.name, average.name, p, state, mean, others)
 
 
 class Plan(_core.Plan):
     """The compiled plan, made from kernels."""
 
-    rows: ClassVar = RowPlan
+    of_rows: ClassVar = RowPlan
     arithmetic: ClassVar = Arithmetic(_core.square_sums, _core.multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:

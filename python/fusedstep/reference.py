@@ -51,12 +51,14 @@ def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
 class RowPlan:
     """Some rows of an array, gathered and put back; the counterpart of cpp/row_plan.hpp."""
 
-    def __init__(self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None) -> None:
+    def __init__(
+        self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
+    ) -> None:
         self._kernel = kernel
         self._p = p
         self._state = state
         self._mean = mean
-        self._arrays = [p, *state, *([] if mean is None else [mean])]
+        self._written = [p, *state, *([] if mean is None else [mean]), *others]
         self._width = math.prod(p.shape[1:])
 
     def take(self, rows: Any, gradients: Any) -> Array | None:
@@ -83,7 +85,7 @@ class RowPlan:
             and is_number(gradients.dtype)
             and mix(gradients.dtype, self._p.dtype)
             and gradients.shape == (len(rows), *self._p.shape[1:])
-            and not any(np.may_share_memory(gradients, array) for array in self._arrays)
+            and not any(np.may_share_memory(gradients, array) for array in self._written)
         )
 
     def norm(self) -> tuple[float, bool]:
@@ -114,6 +116,7 @@ class RowPlan:
                 mean = self._of(self._mean)
                 _step(average, NO_PROLOGUE, after, mean, p, [])
                 self._put(self._mean, mean)
+        del self._rows, self._gradients  # kept for this step alone
 
     def _of(self, array: Array) -> Array:
         rows: Array = array[self._rows].reshape(len(self._rows), self._width)
@@ -126,7 +129,7 @@ class RowPlan:
 class Plan:
     """The counterpart of the native plan, with the same methods."""
 
-    rows: ClassVar = RowPlan
+    of_rows: ClassVar = RowPlan
     arithmetic: ClassVar = Arithmetic(square_sums, multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Tensor]) -> None:

@@ -94,7 +94,7 @@ def examine(
     residual = max(
         float(np.linalg.norm(h @ v - value * v)) for value, v in ((lowest, direction), (highest, other))
     )
-    if residual > zero:
+    if not residual <= zero:  # NaN included
         raise RuntimeError(
             f"the eigenvalues {lowest:.3g} and {highest:.3g} are known to {residual:.2g} only, and tolerance="
             f"{tolerance:.3g} asks for {zero:.2g}: raise it, or see that gradient() has less noise"

@@ -77,10 +77,10 @@ def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factor
 
 
 def accumulated(h: At, s: Array, squares: Array, width: Any) -> tuple[Array, Array]:
-    """The accumulators of rows, in the type that is computed in, and one over their roots."""
+    """The accumulators of rows, and one over their roots; these are not rounded to 16 bits before."""
     with np.errstate(all="ignore"):
         after = (s.astype(np.float64) + squares / np.maximum(width, 1)).astype(computed_in(s.dtype))
-        return after, 1 / (np.sqrt(after.astype(np.float64)) + h.eps)
+        return after.astype(s.dtype), 1 / (np.sqrt(after.astype(np.float64)) + h.eps)
 
 
 class RowwiseAdagrad(Optimizer):
@@ -88,7 +88,7 @@ class RowwiseAdagrad(Optimizer):
 
     Of a matrix, with means over each of its rows: ``s ← s + mean(g²);  p ← p - lr·g / (√s + eps)``. All other
     parameters are stepped as by `Adagrad`. State, 4 bytes: s; of a matrix one number a row, and in `step`
-    memory for g that is no state. For embeddings, with `step_rows`.
+    memory for g, kept as state is, in 16 bits with its rounding. For embeddings, with `step_rows`.
 
     lr: step size, default 0.01. eps: default 1e-8. Further options and errors: see `Optimizer`.
     """
