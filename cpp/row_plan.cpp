@@ -15,9 +15,10 @@ namespace {
 constexpr std::size_t ahead = 4, line = 64, most_lines = 16;
 
 [[gnu::always_inline]] inline void prefetch(const Array& array, std::size_t size) {
-  const auto* begin = static_cast<const char*>(array.data);
+  const auto begin = reinterpret_cast<std::uintptr_t>(array.data);
   const std::size_t bytes = std::min(size * width(array.number), most_lines * line);
-  for (std::size_t i = 0; i < bytes; i += line) __builtin_prefetch(begin + i);
+  for (std::uintptr_t at = begin / line * line; at < begin + bytes; at += line)
+    __builtin_prefetch(reinterpret_cast<const void*>(at));
 }
 
 }  // namespace
@@ -121,15 +122,17 @@ py::array_t<double> RowPlan::measure(const Coefficients& coefficients) const {
 void RowPlan::run(const Coefficients& coefficients) {
   check_taken();
   const Row row = row_for(kernel(), of_average(), touched_.size(), coefficients);
+  const Table& table = active();
+  const Kernel &rule = kernel(), &average = of_average();
   {
     const py::gil_scoped_release release;
     for_each_row([&](std::size_t k, const Operands& of) {
       const double* const own = row.rule.data() + k * row.stride;
       if (mean_ && !row.average.empty())
-        sweep_and_average(active(), kernel(), of_average(), own, row.average.data(), 0, p_.width(), of,
+        sweep_and_average(table, rule, average, own, row.average.data(), 0, p_.width(), of,
                           (*mean_)[touched_.rows()[k]].data);
       else
-        sweep(active(), kernel(), own, 0, p_.width(), of);
+        sweep(table, rule, own, 0, p_.width(), of);
     });
   }
   gradients_.reset();
