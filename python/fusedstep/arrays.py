@@ -14,6 +14,8 @@ from .storage import NAMES, DType, is_number
 
 Array = np.ndarray[Any, Any]
 
+LINE = 64
+
 
 def check_array(label: str, array: Any) -> Array:
     """`array`; an error unless it is a NumPy array without a mask."""
@@ -110,9 +112,14 @@ def dense(p: Array) -> Array:
 
 
 def zeros_like(a: Array, dtype: DType) -> Array:
-    """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written."""
-    order = _memory_order(a)
-    zeros = np.zeros([a.shape[axis] for axis in order], dtype)
+    """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written.
+
+    They begin where a cache line does, so that rows of whole lines are no more than that.
+    """
+    order, size = _memory_order(a), a.size * dtype.itemsize
+    room = np.zeros(size + LINE, np.uint8)
+    start = -room.__array_interface__["data"][0] % LINE
+    zeros = room[start : start + size].view(dtype).reshape([a.shape[axis] for axis in order])
     return zeros.transpose(sorted(range(a.ndim), key=order.__getitem__))
 
 
