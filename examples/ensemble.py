@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.ticker import PercentFormatter
 from tqdm import tqdm
 
 import digits_data
@@ -19,7 +17,7 @@ import example
 from digits_data import Array, Digits
 from fusedstep.averaging import Ensemble
 from network import perceptron
-from training import batches, pick, summary, train
+from training import batches, figure_of_seeds, pick, summary, train
 
 MEMBERS = 5
 EACH = 10  # images of each digit to train on
@@ -68,20 +66,13 @@ def main(*, quick: bool, output: Path) -> Result:
 
 def draw(result: Result, output: Path) -> None:
     """Draw each seed's members, their mean, and their ensemble."""
-    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
     seeds = np.arange(len(result.ensemble))
-    axes.plot(seeds, result.members, "o", color="C0", alpha=0.4)
-    axes.plot(
-        seeds, result.members.mean(axis=1), "_", color="C0", markersize=24, label="members, and their mean"
-    )
-    axes.plot(seeds, result.ensemble, "*", color="C1", markersize=12, label="ensemble")
-    axes.set(xlabel="seed", ylabel="accuracy on the test", xticks=seeds)
-    axes.set_title(f"The ensemble against its mean member: {summary(result.gain)}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(output, dpi=100)
-    plt.close(figure)
+    title = f"The ensemble against its mean member: {summary(result.gain)}"
+    with figure_of_seeds(output, title, seeds) as axes:
+        axes.plot(seeds, result.members, "o", color="C0", alpha=0.4)
+        means = result.members.mean(axis=1)
+        axes.plot(seeds, means, "_", color="C0", markersize=24, label="members, and their mean")
+        axes.plot(seeds, result.ensemble, "*", color="C1", markersize=12, label="ensemble")
 
 
 if __name__ == "__main__":

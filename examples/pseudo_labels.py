@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.ticker import PercentFormatter
 from tqdm import tqdm
 
 import digits_data
 import example
 from digits_data import Array, Digits, Examples
 from network import Network, perceptron
-from training import batches, pick, summary, train
+from training import batches, figure_of_seeds, pick, summary, train
 
 EACH = 10  # labelled images of each digit
 BATCH = 32
@@ -86,23 +84,14 @@ def main(*, quick: bool, output: Path) -> Result:
 
 def draw(result: Result, output: Path) -> None:
     """Draw a line from each seed's baseline to what it came to with pseudo-labels."""
-    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
     seeds = np.arange(len(result.gain))
-    for seed, baseline, pseudo in zip(seeds, result.baseline, result.pseudo, strict=True):
-        axes.annotate("", (seed, pseudo), (seed, baseline), arrowprops={"arrowstyle": "->", "color": "0.6"})
-    axes.plot(seeds, result.baseline, "o", label=f"{10 * EACH} labelled images alone")
-    axes.plot(seeds, result.pseudo, "o", label="with pseudo-labels of the others")
-    axes.set(
-        xlabel="seed",
-        ylabel="accuracy on the test",
-        xticks=seeds,
-        title=f"Pseudo-labels: {summary(result.gain)}",
-    )
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(output, dpi=100)
-    plt.close(figure)
+    with figure_of_seeds(output, f"Pseudo-labels: {summary(result.gain)}", seeds) as axes:
+        for seed, baseline, pseudo in zip(seeds, result.baseline, result.pseudo, strict=True):
+            axes.annotate(
+                "", (seed, pseudo), (seed, baseline), arrowprops={"arrowstyle": "->", "color": "0.6"}
+            )
+        axes.plot(seeds, result.baseline, "o", label=f"{10 * EACH} labelled images alone")
+        axes.plot(seeds, result.pseudo, "o", label="with pseudo-labels of the others")
 
 
 if __name__ == "__main__":

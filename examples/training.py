@@ -1,11 +1,16 @@
-"""Training on few examples: picking them, mini-batches without end, and the steps."""
+"""Training on few examples: picking them, mini-batches without end, the steps, and the figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 import fusedstep as fs
 from digits_data import Array, Examples
@@ -34,6 +39,19 @@ def train(net: Network, batches: Iterator[Examples], steps: int, lr: float = 3e-
     opt = fs.AdamW(groups, lr=schedules.Cosine(lr, steps=steps))
     for x, y in islice(batches, steps):
         opt.step(net.loss_and_gradients(x, y)[1])
+
+
+@contextmanager
+def figure_of_seeds(output: Path, title: str, seeds: Array) -> Iterator[Axes]:
+    """Axes to draw the accuracies of each seed in; then they are saved."""
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    yield axes
+    axes.set(xlabel="seed", ylabel="accuracy on the test", xticks=seeds, title=title)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.savefig(output, dpi=100)
+    plt.close(figure)
 
 
 def summary(gain: Array) -> str:

@@ -24,6 +24,7 @@ from ..kernel import (
 from ..optimizer import Optimizer
 from ..plan import Adapted, Measured
 from ..storage import arithmetic as computed_in
+from .matrix import Adafactor
 
 __all__ = ["Adadelta", "Adagrad", "RMSProp", "RowwiseAdagrad"]
 
@@ -98,11 +99,7 @@ class RowwiseAdagrad(Optimizer):
     steps_rows: ClassVar = True
 
     update = Adagrad.update
-
-    @kernel("GradientDirection")
-    @staticmethod
-    def direction(c: Coefficients, p: Array, g: Array, o: Array) -> None:
-        o[...] = c.scale * g
+    direction = Adafactor.direction
 
     @staticmethod
     def squares(c: Coefficients, p: Array, g: Array) -> tuple[Array]:
