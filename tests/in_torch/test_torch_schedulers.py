@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 
+import pytest
+from helpers.torch_rules import (
+    DROP_INS,
+    KINDS,
+    Beside,
+    Optimizer,
+    Tensor,
+    each_class,
+    new,
+    parameter,
+    torch,
+)
+
+schedulers = torch.optim.lr_scheduler
 
 
 def cycle(optimizer: Optimizer) -> bool:
     return bool({"momentum", "betas"} & optimizer.defaults.keys())
 
 
-schedulers = torch.optim.lr_scheduler
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "LambdaLR": lambda o: schedulers.LambdaLR(o, lambda epoch: 0.9**epoch),
     "MultiplicativeLR": lambda o: schedulers.MultiplicativeLR(o, lambda epoch: 1 / (1 + epoch)),
@@ -32,6 +47,11 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "PolynomialLR": lambda o: schedulers.PolynomialLR(o, total_iters=6),
     "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=0.001, anneal_epochs=4),
 }
+# A momentum to cycle, none, betas, a number in the state, matrices, sums; every class meets a few of them.
+CASES = [
+    *((name, scheduler) for name in ("SGD", "Adagrad", "Adam", "NAdam", "Adafactor", "Muon", "LAMB") for scheduler in SCHEDULERS),
+    *((name, scheduler) for name in KINDS for scheduler in ("SequentialLR", "ExponentialLR", "CyclicLR", "OneCycleLR")),
+]
 
 
 def test_every_scheduler_of_torch_is_here() -> None:
@@ -40,21 +60,46 @@ def test_every_scheduler_of_torch_is_here() -> None:
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # of SequentialLR itself
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam", "NAdam"])
+@pytest.mark.parametrize(("name", "scheduler"), sorted(set(CASES)))
 def test_schedulers(name: str, scheduler: str, tensor_lr: bool) -> None:
-    """A momentum to cycle, none, betas, a number in the state; every rule meets those of torch's table."""
-    lr = torch.tensor(0.05) if tensor_lr else 0.05
-    beside = Beside(name, tensor_lr=tensor_lr, lr=copy.deepcopy(lr))
+    """Of the same lr and momentum as the oracle's at every step, and so of the same numbers."""
+    beside = Beside(name, tensor_lr=tensor_lr, lr=torch.tensor(0.05) if tensor_lr else 0.05)
     made = [SCHEDULERS[scheduler](optimizer) for optimizer in beside.all()]
     seen = set()
     for t in range(9):
         beside.step(t)
         for each in made:
             each.step(*([1.0] if scheduler == "ReduceLROnPlateau" else []))
-        mine, other = (optimizer.param_groups[0] for optimizer in beside.all())
-        assert mine["lr"] == other["lr"]
-        assert mine.get("betas", mine.get("momentum")) == other.get("betas", other.get("momentum"))
+        mine, *others = (optimizer.param_groups[0] for optimizer in beside.all())
+        for other in others:
+            assert mine["lr"] == other["lr"]
+            assert mine.get("betas", mine.get("momentum")) == other.get("betas", other.get("momentum"))
         seen.add(float(mine["lr"]))
-    assert len(seen) > 1
+    assert len(seen) > (5 if scheduler in {"SequentialLR", "ExponentialLR"} else 1)
 
+
+@each_class
+def test_under_a_cycle(name: str) -> None:
+    """Two schedulers at once, which cycle lr and momentum where there is one; the loss falls."""
+    p = parameter(5, dtype=torch.float32)
+    optimizer = new(name, [p], lr=0.01)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    cycles = cycle(optimizer)
+    made = [
+        schedulers.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3, cycle_momentum=cycles),
+        schedulers.OneCycleLR(optimizer, 0.1, total_steps=10, cycle_momentum=cycles),
+    ]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss
+
+    before = closure().item()
+    for _ in range(6):
+        optimizer.step(closure)
+        for scheduler in made:
+            scheduler.step()
+    assert closure().item() < before
+    assert cycles or name not in DROP_INS or {"momentum", "betas"}.isdisjoint(optimizer.param_groups[0])
