@@ -16,7 +16,6 @@ from helpers.torch_rules import (
     TOLERANCE,
     WITH_FUSED,
     Beside,
-    InNumpy,
     Optimizer,
     Options,
     Unchanged,
@@ -25,6 +24,7 @@ from helpers.torch_rules import (
     assert_close,
     assert_same,
     each_class,
+    each_drop_in,
     exactly,
     give,
     in_numpy,
@@ -145,16 +145,15 @@ def test_gradients_the_user_has_unscaled(name: str, options: Options) -> None:
 
 
 @pytest.mark.parametrize("scale", [1000.0, 3.0, 1 / 3])
-@each_class
+@each_drop_in
 def test_any_scale(name: str, scale: float) -> None:
-    ours, others = new(name, several(FLOAT32), unscale_in_step=True), references(name, lambda: several(FLOAT32))
+    """Also one that rounds."""
+    ours, theirs = new(name, several(FLOAT32), unscale_in_step=True), torchs(name, several(FLOAT32))
     scaler = scaler_of(scale)
     for t in range(3):
         scaled_step(scaler, ours, t)
-        steps_of(others, t)
-        for other in others:
-            # A scale that is no power of 2 rounds, also once more where NumPy's bits are without it.
-            assert_alike(ours, other, t, wider=2 if isinstance(other, InNumpy) else 1)
+        train(theirs, t, t + 1)
+        assert_alike(ours, theirs, t)
 
 
 @each_class
@@ -236,7 +235,10 @@ def test_clip_norm(name: str, dtype: Any, limit: float) -> None:
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, torch.complex64], ids=str)
 @pytest.mark.parametrize("name", [*OWN, "Adafactor", "Muon"])
 def test_clip_norm_is_numpys(name: str, dtype: Any, limit: float) -> None:
-    """To the bit, where all the norm is of lies alike; sums and directions are of gradients that are clipped."""
+    """To the bit, but for the order in which the norm adds what has other kernels.
+
+    Sums and directions are of gradients that are clipped.
+    """
     if dtype.is_complex and name not in COMPLEX:
         return
     ours = new(name, several(dtype), clip_norm=limit)
@@ -244,9 +246,10 @@ def test_clip_norm_is_numpys(name: str, dtype: Any, limit: float) -> None:
     for t in range(3):
         train(ours, t, t + 1)
         train(theirs, t, t + 1)
-        assert ours.grad_norm == theirs.grad_norm
+        several_kernels = hasattr(ours.rule, "update_matrix")
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-12 if several_kernels else 0, abs=0)
         assert theirs.grad_norm > 2
-        assert_alike(ours, theirs, t)
+        assert_alike(ours, theirs, t, wider=2 if several_kernels else 1)
         for p, q in zip(all_parameters(ours), all_parameters(theirs), strict=True):
             assert same_bits(p.grad, q.grad)
 
