@@ -32,7 +32,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-
 def new_model() -> nn.Sequential:
     """Return a model of which, by rows, ranks of four hold unequal shares, the last none of some weights."""
     torch.manual_seed(0)

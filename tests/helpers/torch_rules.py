@@ -1,8 +1,8 @@
 """An example of every optimizer of `fusedstep.torch`, found there, and what its steps are compared with.
 
-torch's class of the same name, as its plain loop, is the oracle where there is one (`TorchsMuon` for Muon). The
-rules that torch lacks, and those that make their step of whole matrices, are compared with the NumPy API too:
-`InNumpy` is a torch optimizer whose steps that API makes, over copies, and there not a bit may differ.
+torch's class of the same name, as its plain loop, is one oracle where there is one (`TorchsMuon` for Muon).
+The other is the NumPy API, for every class: `InNumpy` is a torch optimizer whose steps that API makes, over
+copies of the tensors, and there not a bit may differ.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -133,9 +133,7 @@ def several(dtype: Any = FLOAT64, shapes: list[tuple[int, ...]] = SHAPES) -> lis
 def give(parameters: list[Tensor], t: int, *without: int, lean: float = 0.0) -> None:
     """Set the gradients of step `t`, none for the parameters `without`."""
     for i, p in enumerate(parameters):
-        p.grad = (
-            None if i in without else random(*p.shape, seed=100 + 20 * t + i, dtype=p.dtype, lean=lean)
-        )
+        p.grad = None if i in without else random(*p.shape, seed=100 + 20 * t + i, dtype=p.dtype, lean=lean)
 
 
 def all_parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -247,7 +245,7 @@ def tolerance_of(name: str, dtype: Any, *, tensor_lr: bool = False) -> tuple[flo
 def assert_close(ours: Tensor, theirs: Tensor, tol: tuple[float, float], context: Any) -> None:
     assert ours.shape == theirs.shape, context
     if theirs.is_complex():
-        ours, theirs = torch.view_as_real(ours.detach()), torch.view_as_real(theirs.detach())
+        ours, theirs = (torch.view_as_real(x.detach().resolve_conj()) for x in (ours, theirs))
     ours, theirs = ours.detach().double(), theirs.detach().double()
     if not torch.allclose(ours, theirs, *tol):
         pytest.fail(f"{context}: off by {float((ours - theirs).abs().max())}")
@@ -268,7 +266,9 @@ def assert_alike(
     name, mine, expected = type(ours).__name__, tensors_of(ours), tensors_of(theirs)
     if isinstance(theirs, InNumpy):  # which makes no state before a step, as torch's Adagrad does
         begun = {i for i, key in mine if key == "step" and mine[i, key] > 0}
-        mine = {(i, key): v for (i, key), v in mine.items() if key == "parameter" or i in begun or name == "SGD"}
+        mine = {
+            (i, key): v for (i, key), v in mine.items() if key == "parameter" or i in begun or name == "SGD"
+        }
         if wider == 1:
             assert_same(mine, expected, context)
             return
@@ -324,6 +324,14 @@ def in_numpy(name: str, parameters: Any, **options: Any) -> InNumpy:
     return InNumpy(parameters, name, defaults, **extras)
 
 
+def loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a closure computes, with its gradients."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class TorchsAdafactor(torch.optim.Adafactor):  # type: ignore[misc]
     """torch's Adafactor, but that it steps what has no elements, by whose number it divides."""
 
@@ -344,18 +352,14 @@ class TorchsAdafactor(torch.optim.Adafactor):  # type: ignore[misc]
 
 
 class TorchsMuon(torch.optim.Optimizer):  # type: ignore[misc]
-    """torch's Muon for matrices, with its iteration in the gradient's precision, and AdamW for all else."""
+    """torch's Muon for matrices, its iteration in the gradient's precision, and its AdamW."""
 
     def __init__(self, parameters: Any, **options: Any) -> None:
         (example,) = new("Muon", [torch.nn.Parameter(torch.ones(()))], **options).param_groups
         super().__init__(parameters, {k: v for k, v in example.items() if k not in ("params", "param_names")})
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -395,9 +399,10 @@ KEYS = {
     "SGD": {"buf": "momentum_buffer"},
     "Adagrad": {"s": "sum"},
     "RMSprop": {"s": "square_avg", "a": "grad_avg", "b": "momentum_buffer"},
-    **dict.fromkeys(
-        ("Adam", "AdamW", "NAdam", "RAdam"), {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
-    ),
+    **{
+        name: {"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}
+        for name in ("Adam", "AdamW", "NAdam", "RAdam")
+    },
     "Adamax": {"m": "exp_avg", "u": "exp_inf"},
     "Adadelta": {"s": "square_avg", "d": "acc_delta"},
     "Rprop": {"step": "step_size"},
@@ -459,16 +464,13 @@ class InNumpy(torch.optim.Optimizer):  # type: ignore[misc]
         self.name, self.clip_norm, self.state_dtype = name, clip_norm, state_dtype
         self.grad_norm: float | None = None
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         parts = [part for group in self.param_groups for part in self._alike(group)]
         assert self.clip_norm is None or len(parts) == 1  # the norm is over all
-        for group, parameters in parts:
-            self._step(group, parameters, None if loss is None else float(loss))
+        with torch.no_grad():
+            for group, parameters in parts:
+                self._step(group, parameters, None if loss is None else float(loss))
         return loss
 
     def _alike(self, group: Options) -> list[tuple[Options, list[Tensor]]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from helpers.torch_rules import (
     BFLOAT16,
     COMPLEX,
@@ -140,7 +141,14 @@ def test_checkpoints_are_torchs(name: str, from_torch: bool, dtype: Any) -> None
 
 @pytest.mark.parametrize(
     ("dtype", "state_dtype"),
-    [(FLOAT32, None), (FLOAT32, FLOAT32), (FLOAT32, BFLOAT16), (BFLOAT16, None), (BFLOAT16, FLOAT32), (BFLOAT16, BFLOAT16)],
+    [
+        (FLOAT32, None),
+        (FLOAT32, FLOAT32),
+        (FLOAT32, BFLOAT16),
+        (BFLOAT16, None),
+        (BFLOAT16, FLOAT32),
+        (BFLOAT16, BFLOAT16),
+    ],
     ids=str,
 )
 @each_class
@@ -344,4 +352,3 @@ def test_extras_are_saved(name: str, extra: str, value: Any) -> None:
         train(optimizer, 0, 4)
     assert_same(tensors_of(other), tensors_of(ours))
     assert not all(same_bits(p, q) for p, q in zip(all_parameters(ours), all_parameters(plain), strict=True))
-

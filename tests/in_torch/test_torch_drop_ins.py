@@ -1,7 +1,7 @@
 """torch's classes have here its arguments and its numbers.
 
-torch's class as its plain loop is the oracle for all that it can do. For 16-bit parameters it is that class in
-float64, given the same parameters, state and gradients at each step.
+torch's class as its plain loop is the oracle for all that it can do. For 16-bit parameters it is that class
+in float64, given the same parameters, state and gradients at each step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import math
 from typing import Any
 
 import pytest
+
+import fusedstep as fs
+from helpers.torch_options import OPTIONS
 from helpers.torch_rules import (
     BFLOAT16,
     COMPLEX,
@@ -45,11 +48,20 @@ from helpers.torch_rules import (
     train,
 )
 
-import fusedstep as fs
-
 ELEMENTWISE = [name for name in DROP_INS if name not in {"Adafactor", "Muon"}]
 MATRICES: list[tuple[int, ...]] = [(70, 67), (7, 5), (5, 7), (6, 11), (11, 6), (1, 9), (9, 1)]
-SHAPES: list[tuple[int, ...]] = [*MATRICES, (9,), (), (2, 3, 4), (2, 2, 3, 4), (33,), (4103,), (0,), (0, 4), (3, 0)]
+SHAPES: list[tuple[int, ...]] = [
+    *MATRICES,
+    (9,),
+    (),
+    (2, 3, 4),
+    (2, 2, 3, 4),
+    (33,),
+    (4103,),
+    (0,),
+    (0, 4),
+    (3, 0),
+]
 
 # --- Classes and their arguments ---
 
@@ -164,71 +176,6 @@ def test_wrong_extras(name: str, options: Options, error: type[Exception]) -> No
 
 # --- Numbers ---
 
-VARIANTS: dict[str, list[Options]] = {
-    "SGD": [
-        {"momentum": 0.0},
-        {"nesterov": True},
-        {"dampening": 0.3, "maximize": True},
-        {"weight_decay": torch.tensor(0.25)},
-    ],
-    "Adagrad": [{"initial_accumulator_value": 0.3, "eps": 0.1, "maximize": True}],
-    "RMSprop": [
-        {"momentum": 0.0, "eps": 0.1},
-        {"centered": False, "alpha": 0.5},
-        {"momentum": 0.0, "centered": False, "maximize": True},
-    ],
-    "Adam": [
-        {"amsgrad": False, "betas": (0.0, 0.0), "eps": 0.1},
-        {"amsgrad": True, "betas": (0.5, 0.6), "maximize": True},
-        {"decoupled_weight_decay": True},
-    ],
-    "AdamW": [{"amsgrad": True, "maximize": True, "eps": 0.1}],
-    "RAdam": [
-        {"decoupled_weight_decay": True, "maximize": True},
-        {"betas": (0.8, 0.6)},  # rho_inf = 4: never rectified
-        {"betas": (0.8, 0.7), "eps": 0.1},  # rho_inf = 5.67: rectified from some step on
-    ],
-    "NAdam": [
-        {"decoupled_weight_decay": True, "momentum_decay": 0.1},
-        {"maximize": True, "betas": (0.5, 0.6), "eps": 0.1},
-    ],
-    "Adamax": [{"betas": (0.0, 0.5), "maximize": True}, {"eps": 0.5}],
-    "Adadelta": [{"rho": 0.5, "eps": 0.1, "maximize": True}],
-    "Rprop": [{"step_sizes": (0.008, 0.015), "maximize": True}, {"etas": (0.3, 2.0)}],
-    "ASGD": [{"t0": 5, "alpha": 0.5, "maximize": True}],
-    "Adafactor": [
-        {"lr": 0.01, "weight_decay": 0.0},  # its defaults
-        {"lr": 0.2, "weight_decay": 0.0},
-        {"lr": 0.9, "weight_decay": 0.0},  # above 1/√t
-        {"lr": torch.tensor(0.25, dtype=FLOAT64)},
-        {"beta2_decay": -0.3},
-        {"eps": (2.0, 1e-3)},
-        {"eps": (4.0, 1e-3)},  # of the mean
-        {"eps": (None, 4.0)},
-        {"d": 1.3},
-        {"weight_decay": 0.3},
-        {"maximize": True},
-        {"lr": 0.6, "beta2_decay": -0.5, "eps": (0.1, 2.0), "d": 1.2, "weight_decay": 0.2, "maximize": True},
-    ],
-    "Muon": [
-        {"lr": 1e-3},
-        {"lr": 0.3},
-        {"lr": torch.tensor(0.25, dtype=FLOAT64)},
-        {"weight_decay": 3.0},
-        {"weight_decay": 0.0},
-        {"momentum": 0.5},
-        {"momentum": 0.0},
-        {"nesterov": False},
-        {"ns_coefficients": (1.5, -0.5, 0.0)},
-        {"eps": 100.0},
-        {"ns_steps": 2},
-        {"ns_steps": 0},
-        {"adjust_lr_fn": "original"},
-        {"adjust_lr_fn": "match_rms_adamw", "nesterov": False},
-    ],
-}
-OPTIONS = [(name, options) for name, all_options in VARIANTS.items() for options in all_options]
-
 
 def give_growing(parameters: list[Tensor], t: int, *without: int) -> None:
     """Gradients that grow, so that Adafactor clips its steps."""
@@ -249,7 +196,17 @@ def test_options_as_in_torch(name: str, options: Options, dtype: Any) -> None:
 @pytest.mark.parametrize(("name", "options"), [c for c in OPTIONS if c[0] not in ELEMENTWISE], ids=str)
 def test_matrices_as_in_torch(name: str, options: Options, dtype: Any) -> None:
     """Of many shapes, with gradients that grow; some are missing by turns, so that their steps differ."""
-    shapes: list[tuple[int, ...]] = [(7, 5), (5, 7), (1, 9), (9, 1), (70, 130), (2, 3, 4), (2, 2, 3, 4), (33,), ()]
+    shapes: list[tuple[int, ...]] = [
+        (7, 5),
+        (5, 7),
+        (1, 9),
+        (9, 1),
+        (70, 130),
+        (2, 3, 4),
+        (2, 2, 3, 4),
+        (33,),
+        (),
+    ]
     beside = Beside(name, lambda: several(dtype, shapes if name == "Adafactor" else SHAPES), **options)
     for t in range(5):
         for optimizer in beside.all():
@@ -262,7 +219,10 @@ def test_matrices_as_in_torch(name: str, options: Options, dtype: Any) -> None:
         if name == "Adafactor":
             assert keys == (["step", "row_var", "col_var"] if factored else ["step", "variance"])
         else:
-            assert set(keys) == {"step", *(["momentum_buffer"] if p.dim() == 2 else ["exp_avg", "exp_avg_sq"])}
+            assert set(keys) == {
+                "step",
+                *(["momentum_buffer"] if p.dim() == 2 else ["exp_avg", "exp_avg_sq"]),
+            }
         if factored:
             assert beside.ours.state[p]["row_var"].shape == (*p.shape[:-1], 1)
             assert beside.ours.state[p]["col_var"].shape == (*p.shape[:-2], 1, p.shape[-1])

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from helpers.torch_rules import (
     BFLOAT16,
     COMPLEX,
@@ -51,17 +52,18 @@ BETWEEN = 7.0  # what lies in gaps
 
 
 def transposed(x: Tensor) -> Tensor:
+    x = x.clone()
     if x.dim() == 4:
         return x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
-    return x.mT.contiguous().mT if x.dim() > 1 else x.clone()
+    return x.mT.contiguous().mT if x.dim() > 1 else x
 
 
 def turned(x: Tensor) -> Tensor:
-    return x.movedim(0, -1).contiguous().movedim(-1, 0)
+    return x.clone().movedim(0, -1).contiguous().movedim(-1, 0)
 
 
 def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.clone()
+    return x.clone(memory_format=torch.channels_last) if x.dim() == 4 else x.clone()
 
 
 def inside(x: Tensor) -> Tensor:
@@ -133,7 +135,13 @@ def test_layouts_of_each_type(name: str, layout: str, gradient: str) -> None:
     """As NumPy's of arrays that lie alike: sums are in the order of memory, of what has gaps in its own."""
     types = [(FLOAT32, None), (BFLOAT16, FLOAT32)]
     if name == "Muon":
-        types += [(FLOAT64, FLOAT64), (FLOAT32, FLOAT32), (BFLOAT16, None), (FLOAT16, None), (FLOAT16, FLOAT32)]
+        types += [
+            (FLOAT64, FLOAT64),
+            (FLOAT32, FLOAT32),
+            (BFLOAT16, None),
+            (FLOAT16, None),
+            (FLOAT16, FLOAT32),
+        ]
     for dtype, state_dtype in types:
 
         def parameters(dtype: torch.dtype = dtype) -> list[Tensor]:

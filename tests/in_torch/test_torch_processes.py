@@ -25,7 +25,21 @@ if not dist.is_available():
 import fusedstep.torch as ft  # noqa: E402
 from helpers import torch_ranks  # noqa: E402
 from helpers.torch_ranks import (  # noqa: E402
-    CLIP, OPTIONS, RESUME, SHAPES, SHARDED, STEPS, TIMEOUT, Saved, Tensors, elements, new_model, random, train, weights, whole,
+    CLIP,
+    OPTIONS,
+    RESUME,
+    SHAPES,
+    SHARDED,
+    STEPS,
+    TIMEOUT,
+    Saved,
+    Tensors,
+    elements,
+    new_model,
+    random,
+    train,
+    weights,
+    whole,
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -75,7 +89,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     def outcome(world: int) -> tuple[str, Path]:
         folder = tmp_path_factory.mktemp("ranks")
         script = [sys.executable, torch_ranks.__file__]
-        return failure([[*script, str(rank), str(world), str(folder)] for rank in range(world)], folder), folder
+        return failure(
+            [[*script, str(rank), str(world), str(folder)] for rank in range(world)], folder
+        ), folder
 
     @cache
     def saved(world: int) -> list[Saved]:
@@ -165,7 +181,11 @@ def test_fsdp_resumes_with_the_same_bits(ranks: Ranks, name: str, world: int, wa
 def test_sums_are_over_all_processes(ranks: Ranks, name: str, world: int) -> None:
     """And counts: to rounding, what one process does, also where a process has no part of a parameter."""
     for saved in ranks(world):
-        found = {kind: tensors for (other, kind), tensors in saved.items() if (other, "sums" in kind) == (name, True)}
+        found = {
+            kind: tensors
+            for (other, kind), tensors in saved.items()
+            if (other, "sums" in kind) == (name, True)
+        }
         assert "sums" in found
         for kind, tensors in found.items():
             expected = whole(name, 0.5 if kind == "sums clip" else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from helpers.torch_rules import (
     BFLOAT16,
     CLASSES,
@@ -111,7 +112,9 @@ def test_sparse_gradient_is_refused(name: str, shape: tuple[int, ...]) -> None:
         train(optimizer, 0, steps)
         give(parameters, 2)
         parameters[1].grad = torch.ones(shape, dtype=FLOAT64).to_sparse(1)
-        refused(optimizer, (RuntimeError, ValueError), "parameter 1 of group 0 has a gradient of layout.*sparse")
+        refused(
+            optimizer, (RuntimeError, ValueError), "parameter 1 of group 0 has a gradient of layout.*sparse"
+        )
 
 
 def test_sparse_gradient_with_decay_is_refused() -> None:
@@ -134,7 +137,9 @@ def test_sparse_gradient_is_handled(name: str, options: Options) -> None:
         for t in range(4):
             rows = torch.tensor([[1, t, 1]])
             for optimizer in beside.all():
-                all_parameters(optimizer)[0].grad = torch.sparse_coo_tensor(rows, random(3, 4, seed=t), (6, 4))
+                all_parameters(optimizer)[0].grad = torch.sparse_coo_tensor(
+                    rows, random(3, 4, seed=t), (6, 4)
+                )
                 optimizer.step()
             beside.check(t)
 
@@ -308,7 +313,9 @@ def test_a_rule_of_the_loss_needs_it(name: str) -> None:
 
 
 DIRECTIONS = [name for name in CLASSES if hasattr(getattr(ft, name).rule, "update_matrix")]
-room_is_lost = pytest.mark.xfail(reason="room for directions that is made in inference mode cannot be used after it")
+room_is_lost = pytest.mark.xfail(
+    reason="room for directions that is made in inference mode cannot be used after it"
+)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +339,12 @@ def test_steps_in_inference_mode(name: str) -> None:
 @pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_errors_in_the_direction_leave_everything(
-    name: str, begun: bool, after: int, error: type[BaseException], dtype: Any, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    begun: bool,
+    after: int,
+    error: type[BaseException],
+    dtype: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many directions were made; the next step is as if it had not been."""
     shapes: list[tuple[int, ...]] = [(70, 67), (6, 11), (9,), (11, 6), (4103,), (3, 5)]
@@ -362,4 +374,3 @@ def test_errors_in_the_direction_leave_everything(
     for optimizer in (ours, other):
         train(optimizer, 2, 3)
     assert_same(tensors_of(ours), tensors_of(other))
-

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from helpers.torch_rules import (
     KINDS,
     OWN,
@@ -48,8 +50,16 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
 }
 # A momentum to cycle, none, betas, a number in the state, matrices, sums; every class meets a few of them.
 CASES = [
-    *((name, scheduler) for name in ("SGD", "Adagrad", "Adam", "NAdam", "Adafactor", "Muon", "LAMB") for scheduler in SCHEDULERS),
-    *((name, scheduler) for name in KINDS for scheduler in ("SequentialLR", "ExponentialLR", "CyclicLR", "OneCycleLR")),
+    *(
+        (name, scheduler)
+        for name in ("SGD", "Adagrad", "Adam", "NAdam", "Adafactor", "Muon", "LAMB")
+        for scheduler in SCHEDULERS
+    ),
+    *(
+        (name, scheduler)
+        for name in KINDS
+        for scheduler in ("SequentialLR", "ExponentialLR", "CyclicLR", "OneCycleLR")
+    ),
 ]
 
 
@@ -59,7 +69,7 @@ def test_every_scheduler_of_torch_is_here() -> None:
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # of SequentialLR itself
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
-@pytest.mark.parametrize(("name", "scheduler"), sorted(set(CASES)))
+@pytest.mark.parametrize(("name", "scheduler"), sorted(CASES))
 def test_schedulers(name: str, scheduler: str, tensor_lr: bool) -> None:
     """Of the same lr and momentum as the oracle's at every step, and so of the same numbers."""
     beside = Beside(name, tensor_lr=tensor_lr, lr=torch.tensor(0.05) if tensor_lr else 0.05)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from helpers.torch_rules import (
     CLASSES,
     DROP_INS,
@@ -56,7 +57,13 @@ def test_groups_have_their_own_options(name: str) -> None:
 
 @each_class
 def test_options_are_read_at_every_step(name: str) -> None:
-    changes: Options = {"lr": 0.2, "maximize": True, "weight_decay": 0.3, "momentum": 0.4, "betas": (0.5, 0.6)}
+    changes: Options = {
+        "lr": 0.2,
+        "maximize": True,
+        "weight_decay": 0.3,
+        "momentum": 0.4,
+        "betas": (0.5, 0.6),
+    }
     changes |= {"eps": (0.01, 0.1) if name == "Adafactor" else 0.01}
     changes |= {"nesterov": False, "adjust_lr_fn": "match_rms_adamw", "cautious": False, "ema": 0.0}
     beside = Beside(name)
@@ -232,7 +239,9 @@ def test_named_parameters(name: str) -> None:
 
 @each_class
 def test_plain_tensors_as_parameters(name: str) -> None:
-    Beside(name, lambda: [random(6, seed=1).requires_grad_(), random(5, 3, seed=2).requires_grad_()]).steps(0, 3)
+    Beside(name, lambda: [random(6, seed=1).requires_grad_(), random(5, 3, seed=2).requires_grad_()]).steps(
+        0, 3
+    )
 
 
 # --- The step as a method ---
