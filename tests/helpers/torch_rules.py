@@ -117,6 +117,12 @@ SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0,), (5000,), (11, 6), (2, 3, 4)]
 
 def random(*shape: int, seed: int, dtype: Any = FLOAT64, lean: float = 0.0) -> Tensor:
     """Normal numbers around `lean`."""
+    return normal(shape, seed, dtype, lean).clone()
+
+
+@lru_cache(maxsize=512)
+def normal(shape: tuple[int, ...], seed: int, dtype: Any, lean: float) -> Tensor:
+    """The same, of which each optimizer of a test needs a copy."""
     wide = COMPLEX128 if dtype.is_complex else FLOAT64
     found = torch.randn(shape, dtype=wide, generator=torch.Generator().manual_seed(seed))
     return (found + lean if lean else found).to(dtype)
@@ -130,10 +136,11 @@ def several(dtype: Any = FLOAT64, shapes: list[tuple[int, ...]] = SHAPES) -> lis
     return [parameter(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]
 
 
-def give(parameters: list[Tensor], t: int, *without: int, lean: float = 0.0) -> None:
+def give(parameters: list[Tensor], t: int, *without: int, lean: float = 0.0, dtype: Any = None) -> None:
     """Set the gradients of step `t`, none for the parameters `without`."""
     for i, p in enumerate(parameters):
-        p.grad = None if i in without else random(*p.shape, seed=100 + 20 * t + i, dtype=p.dtype, lean=lean)
+        seed = 100 + 10 * t + i
+        p.grad = None if i in without else random(*p.shape, seed=seed, dtype=dtype or p.dtype, lean=lean)
 
 
 def all_parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -49,18 +49,9 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=0.001, anneal_epochs=4),
 }
 # A momentum to cycle, none, betas, a number in the state, matrices, sums; every class meets a few of them.
-CASES = [
-    *(
-        (name, scheduler)
-        for name in ("SGD", "Adagrad", "Adam", "NAdam", "Adafactor", "Muon", "LAMB")
-        for scheduler in SCHEDULERS
-    ),
-    *(
-        (name, scheduler)
-        for name in KINDS
-        for scheduler in ("SequentialLR", "ExponentialLR", "CyclicLR", "OneCycleLR")
-    ),
-]
+MANY = ("SGD", "Adagrad", "Adam", "NAdam", "Adafactor", "Muon", "LAMB")
+FEW = ("SequentialLR", "ExponentialLR", "CyclicLR", "OneCycleLR")
+CASES = {*itertools.product(MANY, SCHEDULERS), *itertools.product(KINDS, FEW)}
 
 
 def test_every_scheduler_of_torch_is_here() -> None:
