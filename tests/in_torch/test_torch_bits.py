@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -44,7 +45,6 @@ def compare(
     ours = getattr(ft, name)(several(dtype, SHAPES), **options, state_dtype=state_dtype)
     theirs = InNumpy(several(dtype, SHAPES), name, ours.defaults, state_dtype=state_dtype)
     for t in range(steps):
-        loss = LOSSES[t]
         for optimizer in (ours, theirs):
             parameters = all_parameters(optimizer)
             if gradient is not None:
@@ -52,7 +52,7 @@ def compare(
                     p.grad = None
                     p.grad_dtype = gradient
             give(parameters, t, lean=1.5, dtype=gradient)
-            optimizer.step(lambda loss=loss: loss)
+            optimizer.step(partial(float, LOSSES[t]))
         assert_alike(ours, theirs, t)
     return ours, theirs
 
