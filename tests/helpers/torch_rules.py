@@ -56,6 +56,7 @@ OPTIONS: dict[str, Options] = {
     "Lion": {"lr": 0.01, "cautious": True},
     "ScheduleFreeSGD": {"lr": 0.1, "weight_decay": 0.1},
     "ScheduleFreeAdamW": {"lr": 0.1, "warmup_steps": 3, "r": 1.0},
+    "MADGRAD": {"lr": 0.01},
     "LARS": {"trust_coefficient": 0.1, "weight_decay": 0.1},
     "LAMB": {"lr": 0.01},
     "StableAdamW": {"lr": 0.01, "betas": (0.5, 0.99)},

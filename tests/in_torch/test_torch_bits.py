@@ -29,6 +29,7 @@ from helpers.torch_rules import (
     several,
     torch,
 )
+from helpers.torch_rules import OPTIONS as LIVELY
 
 MATRICES: list[tuple[int, ...]] = [(70, 67), (6, 11), (11, 6), (9, 1), (0, 4), (3, 0)]
 OTHERS: list[tuple[int, ...]] = [(), (2, 3, 4), (4103,), (0,)]
@@ -112,4 +113,6 @@ def test_every_rule_is_there() -> None:
         assert issubclass(cls, ft.Fused)
         assert name in ft.__all__
         assert name in DROP_INS or cls.rule is rule
+        apart = rule.copies or rule.numbers or rule.update.measure
+        assert name in LIVELY or not apart, "which options make its numbers and sums count?"
     assert set(OWN) == set(fs.rules) - set(DROP_INS)

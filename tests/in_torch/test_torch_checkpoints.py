@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.torch_options import OPTIONS
 from helpers.torch_rules import (
     BFLOAT16,
     COMPLEX,
@@ -17,8 +18,11 @@ from helpers.torch_rules import (
     FLOAT16,
     FLOAT32,
     FLOAT64,
+    OWN,
     SHAPES,
     Optimizer,
+    Options,
+    Tensor,
     Unchanged,
     all_parameters,
     assert_alike,
@@ -52,6 +56,12 @@ def uncounted(name: str) -> bool:
     return name == "SGD"
 
 
+def two_groups(name: str, parameters: list[Tensor]) -> list[Options]:
+    """With options of their own; of Muon, one whose matrices step as AdamW."""
+    own = {"matrices": False, "beta1": 0.5} if name == "Muon" else {}
+    return [{"params": parameters[2:], "lr": 0.2}, {"params": parameters[:2], **own}]
+
+
 # --- State ---
 
 
@@ -82,10 +92,13 @@ def test_state_dtype_is_that_of_the_state(name: str, dtype: Any) -> None:
     train(other, 0, 2)
     for p, q in zip(all_parameters(optimizer), all_parameters(other), strict=True):
         wide = {key: value.dtype for key, value in optimizer.state[p].items() if value.dim() or key == "step"}
-        assert set(wide.values()) <= {FLOAT32}
-        assert {value.dtype for value in other.state[q].values() if value.dim()} <= {dtype}
+        if not p.dim():
+            continue
+        assert set(wide.values()) == {FLOAT32}
+        kept = {value.dtype for value in other.state[q].values() if value.dim()}
+        assert kept == {dtype} or (not (p.dim() and kept) and name in OWN)
         kept = {value.dtype for value in optimizer.state[p].values()}
-        assert kept <= ({FLOAT32} if name in DROP_INS else {FLOAT32, FLOAT64})
+        assert kept == {FLOAT32} or (name in OWN and kept == {FLOAT32, FLOAT64})
 
 
 @pytest.mark.parametrize("own", [FLOAT32, None], ids=["asked", "not asked"])
@@ -115,8 +128,9 @@ def test_loading_keeps_float32_state(name: str, own: Any) -> None:
 def test_checkpoints_are_torchs(name: str, from_torch: bool, dtype: Any) -> None:
     if dtype == COMPLEX64 and name not in COMPLEX:
         return
-    saving = (torchs if from_torch else new)(name, several(dtype, MANY))
-    uninterrupted = torchs(name, several(dtype, MANY))
+    options = [other for of, other in OPTIONS if of == name][-1]
+    saving = (torchs if from_torch else new)(name, several(dtype, MANY), **options)
+    uninterrupted = torchs(name, several(dtype, MANY), **options)
     for t in range(7):
         for optimizer in (saving, uninterrupted):
             give(all_parameters(optimizer), t, *([2, 4] if t == 0 else []))
@@ -154,8 +168,9 @@ def test_checkpoints_are_torchs(name: str, from_torch: bool, dtype: Any) -> None
 @each_class
 def test_a_run_goes_on_from_a_checkpoint(name: str, dtype: Any, state_dtype: Any) -> None:
     """To the bit, into an optimizer that had other options and had gone another way, and not only once."""
-    ours = new(name, several(dtype, MANY), state_dtype=state_dtype)
-    other = new(name, several(dtype, MANY), lr=0.3, state_dtype=state_dtype)
+    p, q = several(dtype, MANY), several(dtype, MANY)
+    ours = new(name, two_groups(name, p), state_dtype=state_dtype)
+    other = new(name, [{"params": q[2:]}, {"params": q[:2]}], lr=0.3, state_dtype=state_dtype)
     give(all_parameters(ours), 0, 2, 4)
     step(ours)
     train(ours, 1, 3)
@@ -248,9 +263,7 @@ def test_copies_keep_the_extras(name: str, duplicate: Callable[[Any], Any]) -> N
 @duplicates
 @each_class
 def test_copies_go_on(name: str, duplicate: Callable[[Any], Any], dtype: Any, state_dtype: Any) -> None:
-    parameters = several(dtype, MANY)
-    groups = [{"params": parameters[2:], "lr": 0.2}, {"params": parameters[:2]}]
-    ours = new(name, groups, clip_norm=1.0, state_dtype=state_dtype)
+    ours = new(name, two_groups(name, several(dtype, MANY)), clip_norm=1.0, state_dtype=state_dtype)
     train(ours, 0, 2)
     other = duplicate(ours)
     for p, q in zip(all_parameters(ours), all_parameters(other), strict=True):

@@ -62,6 +62,17 @@ SHAPES: list[tuple[int, ...]] = [
     (0, 4),
     (3, 0),
 ]
+LARGER: list[tuple[int, ...]] = [
+    (7, 5),
+    (5, 7),
+    (1, 9),
+    (9, 1),
+    (70, 130),
+    (2, 3, 4),
+    (2, 2, 3, 4),
+    (33,),
+    (),
+]
 
 # --- Classes and their arguments ---
 
@@ -196,18 +207,8 @@ def test_options_as_in_torch(name: str, options: Options, dtype: Any) -> None:
 @pytest.mark.parametrize(("name", "options"), [c for c in OPTIONS if c[0] not in ELEMENTWISE], ids=str)
 def test_matrices_as_in_torch(name: str, options: Options, dtype: Any) -> None:
     """Of many shapes, with gradients that grow; some are missing by turns, so that their steps differ."""
-    shapes: list[tuple[int, ...]] = [
-        (7, 5),
-        (5, 7),
-        (1, 9),
-        (9, 1),
-        (70, 130),
-        (2, 3, 4),
-        (2, 2, 3, 4),
-        (33,),
-        (),
-    ]
-    beside = Beside(name, lambda: several(dtype, shapes if name == "Adafactor" else SHAPES), **options)
+    shapes = LARGER if name == "Adafactor" else SHAPES
+    beside = Beside(name, lambda: several(dtype, shapes), **options)
     for t in range(5):
         for optimizer in beside.all():
             give_growing(all_parameters(optimizer), t, t, 7 - t)
@@ -239,7 +240,9 @@ def test_each_option_counts(name: str, options: Options) -> None:
             give_growing(all_parameters(optimizer), t)
             optimizer.step()
     pairs = list(zip(all_parameters(plain), all_parameters(other), strict=True))
-    assert not all(torch.equal(p, q) for p, q in pairs)
+    changed = [not torch.equal(p, q) for p, q in pairs]
+    assert changed[0]
+    assert changed[3] or name == "Muon"  # of which most are for matrices alone
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
@@ -428,7 +431,7 @@ def test_adafactors_types(dtype: Any, state_dtype: Any) -> None:
 
 def test_adafactors_types_are_near_torchs() -> None:
     """Which computes in them."""
-    ours, theirs = (cls(several(BFLOAT16, MATRICES), lr=0.3) for cls in (ft.Adafactor, torch.optim.Adafactor))
+    ours, theirs = (cls(several(BFLOAT16, LARGER), lr=0.3) for cls in (ft.Adafactor, torch.optim.Adafactor))
     for optimizer in (ours, theirs):
         give_growing(all_parameters(optimizer), 0)
         optimizer.step()
