@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +20,22 @@ def _restored_runtime() -> Iterator[None]:
     fs.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Where torch is imported, it has one thread: those of two libraries are in each other's way."""
+    found: Any = sys.modules.get("torch")
+    if found is None:
+        yield
+        return
+    threads = found.get_num_threads()
+    found.set_num_threads(1)
+    yield
+    found.set_num_threads(threads)
+
+
 @pytest.fixture
 def torch() -> Iterator[Any]:
-    """With one thread: those of two libraries are in each other's way."""
+    """With one thread, also where this is what imports it."""
     found: Any = pytest.importorskip("torch")
     threads = found.get_num_threads()
     found.set_num_threads(1)
