@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fusedstep as fs
-from fusedstep.kernel import Kernel
+from fusedstep.formula.kernel import Kernel
 
 SOURCE = Path(__file__).with_name("limit.cpp")
 BUILD = Path(__file__).parents[1] / "build" / "bench"
@@ -36,12 +36,12 @@ class Traffic(NamedTuple):
 
 def passes(kernel: Kernel) -> list[Traffic]:
     """The passes of a rule's step, as its formulas have them."""
-    operands = {"p", "y", "g", *kernel.slots}
+    operands = {"p", "y", "g", *kernel.operands}
     used, written = _names(kernel.update)
     step = Traffic(len(operands & written), len(operands & (used - written)))
-    if kernel.measure is None:
+    if kernel.sweeps[-1].measure is None:
         return [step]
-    measured, _ = _names(kernel.measure)
+    measured, _ = _names(kernel.sweeps[-1].measure)
     return [Traffic(0, len(operands & measured)), step]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 import fusedstep as fs
-from fusedstep.kernel import Kernel
+from fusedstep.formula.kernel import Kernel
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -196,7 +196,7 @@ class Numba:
         self.rule = rule
         self.shapes = [p.shape for p in parameters]
         self.parameters = [p.flatten() for p in parameters]
-        self.state = [[np.zeros_like(p) for _ in rule.kernel.slots] for p in self.parameters]
+        self.state = [[np.zeros_like(p) for _ in rule.kernel.operands] for p in self.parameters]
         self.t = 0
 
     def give(self, gradients: list[Array]) -> None:

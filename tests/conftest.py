@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+# Several threads of NumPy's BLAS wait for each other more than they compute; it reads this when it is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import fusedstep as fs
 
@@ -41,3 +45,9 @@ def torch() -> Iterator[Any]:
     found.set_num_threads(1)
     yield found
     found.set_num_threads(threads)
+
+
+@pytest.fixture(params=["native", "numpy"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    """What runs the step."""
+    return request.param

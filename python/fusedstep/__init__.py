@@ -5,13 +5,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .arrays.rows import Rows
+from .engine.optimizer import Optimizer
+from .engine.options import StepResult
 from .gradients import clip_grad_norm, flatten, global_norm
-from .optimizer import Optimizer
 from .runtime import get_num_threads, info, set_num_threads, use_isa
-from .step import StepResult
-from .update_rules import adagrad, adam, dual, matrix, moments, norms, rules, schedule_free, sgd, sign
+from .update_rules import (
+    adagrad,
+    adam,
+    distance,
+    dual,
+    matrix,
+    moments,
+    norms,
+    rules,
+    schedule_free,
+    sgd,
+    sign,
+)
 from .update_rules.adagrad import *
 from .update_rules.adam import *
+from .update_rules.distance import *
 from .update_rules.dual import *
 from .update_rules.matrix import *
 from .update_rules.moments import *
@@ -27,6 +41,7 @@ __version__: str = info()["version"]
 
 __all__ = [
     "Optimizer",
+    "Rows",
     "StepResult",
     "averaging",
     "clip_grad_norm",
@@ -43,6 +58,7 @@ __all__ = [
 ]
 __all__ += adagrad.__all__
 __all__ += adam.__all__
+__all__ += distance.__all__
 __all__ += dual.__all__
 __all__ += matrix.__all__
 __all__ += moments.__all__
@@ -59,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """The modules that a step does not need: imported when they are first asked for."""
+    """Import a module that a step does not need, when it is first used."""
     if name in AROUND_THE_STEPS:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

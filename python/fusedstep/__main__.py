@@ -1,4 +1,4 @@
-"""``python -m fusedstep rules`` prints the catalogue, ``python -m fusedstep info`` what is running."""
+"""``python -m fusedstep rules`` prints the catalogue, ``python -m fusedstep info`` the settings in use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
-from .optimizer import Optimizer
+from .engine.optimizer import Optimizer
 from .runtime import info
 from .update_rules import rules
 
@@ -15,19 +15,19 @@ FLOAT32 = 4
 
 
 def state_bytes(rule: type[Optimizer]) -> int:
-    """What a rule with its defaults keeps for a float32 parameter."""
+    """The bytes of state that a rule with its defaults keeps for a float32 parameter."""
     defaults = SimpleNamespace(**{name: field.default for name, field in rule._fields.items()})
-    return FLOAT32 * len(rule.choose_kernel(defaults).slots)
+    return FLOAT32 * len(rule.choose_kernel(defaults).operands)
 
 
 def source(rule: type[Optimizer]) -> str:
-    """Where a rule is from: its docstring's first line after the name."""
+    """The source of a rule: its docstring's first line after the name."""
     title = (inspect.getdoc(rule) or "").partition("\n")[0]
     return title.partition(". ")[2].removesuffix(".") or title
 
 
 def table(rows: Iterable[Sequence[object]]) -> str:
-    """Columns of text, numbers to the right."""
+    """Rows as columns of text, with numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -40,7 +40,7 @@ def table(rows: Iterable[Sequence[object]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what is asked for."""
+    """Print what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m fusedstep")
     parser.add_argument("what", choices=["rules", "info"], help="the catalogue, or what is running")
     if parser.parse_args(arguments).what == "rules":

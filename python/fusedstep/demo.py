@@ -38,7 +38,7 @@ BATCH = 64
 HIDDEN = 128
 
 
-# A step size for each rule, else its default; any hyperparameter may be a number or a function of the step.
+# Rules not listed use their default step size. Any hyperparameter may be a number or a function of the step.
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.3},
     "Momentum": {"lr": 0.01, "momentum": schedules.momentum_steps(every=100)},
@@ -66,7 +66,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Run:
-    """What training one network came to."""
+    """The result of training one network."""
 
     losses: list[float]
     accuracy: float
@@ -164,7 +164,7 @@ def train(
 
 
 def plot(curves: dict[str, list[float]], path: Path) -> None:
-    """The loss of each rule over the epochs, as a PNG."""
+    """Draw the loss of each rule over the epochs, as a PNG."""
     mpl.use("Agg")
     figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
     for i, (rule, losses) in enumerate(curves.items()):

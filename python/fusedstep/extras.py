@@ -7,7 +7,7 @@ from typing import Any
 
 
 def imported(module: str, extra: str) -> Any:
-    """A module of one of the extras; an error that says how to get it."""
+    """Import a module of one of the extras; if it is missing, the error says how to install it."""
     try:
         return import_module(module)
     except ImportError as error:

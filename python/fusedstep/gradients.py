@@ -1,17 +1,18 @@
-"""Functions of gradients, or of any arrays: their norm, clipping by it, one buffer for all."""
+"""Functions of gradients or other arrays: their norm, clipping by it, and joining them in one buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from .arrays import Array, check_array, check_number, flat, is_dense
-from .hyperparameters import checked_number
-from .step import LIMIT, clip_coefficient
-from .structure import Structure, Tree, is_series, listed
+from .arrays.memory import Array, check_array, check_number, flat, is_dense
+from .arrays.rows import Rows, row_indices, summed
+from .arrays.structure import Structure, Tree, is_series, listed
+from .engine.options import LIMIT, clip_coefficient
+from .formula.hyperparameters import checked_number
 
 __all__ = ["clip_grad_norm", "flatten", "global_norm"]
 
@@ -19,37 +20,35 @@ __all__ = ["clip_grad_norm", "flatten", "global_norm"]
 def global_norm(grads: Tree) -> float:
     """The 2-norm of all elements of all arrays.
 
-    `grads` is an array, or sequences and mappings of arrays, nested as you like; None counts as nothing. The
-    arrays are float32, float64, float16 or bfloat16. The sum is taken in double precision in one fixed order:
-    the same bits on every CPU and number of threads, and however the elements are divided into arrays.
-    Raises TypeError, naming the array, for anything else.
+    `grads` is an array, or sequences and mappings of arrays, nested in any way; None counts as nothing, and
+    equal rows of `Rows` are summed first. The arrays are float32, float64, float16 or bfloat16. The sum is
+    computed in double precision in one fixed order, so it has the same bits on every CPU, with any number of
+    threads, and however the elements are divided into arrays. Raises TypeError, naming the array, for
+    anything else.
     """
-    runs = []
-    for label, leaf in _leaves(grads):
-        g = (
-            np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
-        )  # arithmetic on 0-d arrays gives scalars
-        runs.append(_run(_checked(label, g)))
-    return _core.norm(runs)[0]
+    return _norm(_leaves(grads))
 
 
 def clip_grad_norm(grads: Tree, c: float) -> float:
-    """Multiply all arrays, in place, by ``min(1, c / (norm + 1e-6))``; return their `global_norm` before.
+    """Multiply all arrays, in place, by ``min(1, c / (norm + 1e-6))``; return their old `global_norm`.
 
-    As ``torch.nn.utils.clip_grad_norm_``: a norm that is infinite or NaN goes into the product. To clip
-    within a step, without writing the gradients, use ``step(grads, clip_norm=c)``. Raises TypeError or
-    ValueError, naming the array, for what cannot be scaled, and then changes nothing.
+    As in ``torch.nn.utils.clip_grad_norm_``, the arrays are multiplied even if the norm is infinite or NaN.
+    To clip within a step, without writing the gradients, use ``step(grads, clip_norm=c)``. Raises TypeError
+    or ValueError, naming the array, if one cannot be scaled; then nothing changes.
     """
     c = checked_number("c", c, LIMIT)
-    named = [(label, _checked(label, leaf)) for label, leaf in _leaves(grads)]
+    leaves = list(_leaves(grads))
+    named = [
+        (label, _checked(label, leaf.values if isinstance(leaf, Rows) else leaf)) for label, leaf in leaves
+    ]
     for label, g in named:
         if not g.flags.writeable:
             raise ValueError(f"{label} is read-only")
     arrays = [g for _, g in named]
-    runs = [_run(g) for g in arrays]
-    norm, _ = _core.norm(runs)
+    norm = _norm(leaves)
     coefficient = clip_coefficient(norm, c)
     if coefficient != 1:
+        runs = [_run(g) for g in arrays]
         # Elements that two arrays share are multiplied once, in a copy of the second.
         shared = set(_core.overlapping(runs))
         copies = {i: g.copy() for i, g in enumerate(arrays) if i in shared or not is_dense(g)}
@@ -62,10 +61,10 @@ def clip_grad_norm(grads: Tree, c: float) -> float:
 def flatten(params: Tree) -> tuple[Array, Any]:
     """Copy arrays into one buffer; return it, and views of it in their shapes and structure.
 
-    For those who want a step to be a single run over memory: an optimizer of the buffer, gradients computed
-    into the views of another one. `params` is an array, a sequence (which gives a list) or a mapping (a dict)
-    of arrays of one dtype; they follow one another in its order, each in C order. Raises TypeError, naming
-    the array, where dtypes differ or are not float32, float64, float16 or bfloat16.
+    This makes a step a single run over memory: give the optimizer the buffer, and compute gradients into the
+    views of a second one. `params` is an array, a sequence (which gives a list) or a mapping (a dict) of
+    arrays of one dtype; they follow one another in its order, each in C order. Raises TypeError, naming the
+    array, if dtypes differ or are not float32, float64, float16 or bfloat16.
     """
     tree = listed(params)
     structure, leaves = Structure.of(tree)
@@ -86,13 +85,32 @@ def flatten(params: Tree) -> tuple[Array, Any]:
     return buffer, views if isinstance(tree, list) else views[0]
 
 
+def _norm(leaves: Iterable[tuple[str, Any]]) -> float:
+    """The 2-norm of labelled leaves."""
+    runs = []
+    for label, leaf in leaves:
+        # Arithmetic on 0-d arrays gives scalars.
+        g = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+        runs.append(_run(_summed(label, g) if isinstance(g, Rows) else _checked(label, g)))
+    return _core.norm(runs)[0]
+
+
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What is in a structure, each with what an error calls it."""
+    """The arrays in a structure, each with its name in error messages."""
     if isinstance(tree, Mapping) or is_series(tree):
         for key, item in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from _leaves(item, f"{path}[{key!r}]" if path else repr(key))
     elif tree is not None:
         yield f"gradient {path or 0}", tree
+
+
+def _summed(label: str, rows: Rows) -> Array:
+    """The gradients of the named rows, each row once, with equal rows summed."""
+    indices = row_indices(f"rows of {label}", rows.indices)
+    values = _checked(label, rows.values)
+    if values.shape[:1] != indices.shape:
+        raise ValueError(f"{label} has shape {values.shape} for {len(indices)} rows")
+    return summed(indices, values)[1]
 
 
 def _checked(label: str, leaf: Any) -> Array:
@@ -101,5 +119,5 @@ def _checked(label: str, leaf: Any) -> Array:
 
 
 def _run(array: Array) -> Array:
-    """The elements of an array as one run of memory, in their order there; a copy if they are none."""
+    """The elements of an array as one run of memory, in memory order; a copy if they are not contiguous."""
     return np.ascontiguousarray(flat(array, like=array))

@@ -1,4 +1,4 @@
-"""What counts as better among the figures that training is watched by."""
+"""Whether a figure that monitors training, such as a validation loss, is better than another."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .hyperparameters import REAL, Interval, checked_number
+from .formula.hyperparameters import REAL, Interval, checked_number
 
 Mode: TypeAlias = Literal["min", "max"]
-"""Whether lower figures are better, as of a loss, or higher ones, as of an accuracy."""
+"""Whether lower figures are better, as for a loss, or higher ones, as for an accuracy."""
 
 
 def checked_mode(mode: Mode, label: str = "mode") -> Mode:
-    """`mode`; an error if it is none."""
+    """Return `mode`; raise ValueError unless it is a mode."""
     if mode not in get_args(Mode):
         raise ValueError(f"{label} must be 'min' or 'max', got {mode!r}")
     return mode
@@ -35,12 +35,12 @@ def improves(figure: float, best: float | None, threshold: float, mode: Mode) ->
 
 
 def checked_figure(figure: Any) -> float:
-    """`figure` as a float, finite or not; an error if it is no number."""
+    """Return `figure` as a float, finite or not; raise TypeError if it is no number."""
     if isinstance(figure, np.ndarray) and figure.ndim == 0:
         figure = figure.item()
     return checked_number("the figure", figure, Interval("[-inf, inf]", lambda _: True))
 
 
 def checked_best(best: float | None) -> float | None:
-    """`best` as a float, or None; an error if it is neither, or not finite."""
+    """Return `best` as a float, or None; raise an error unless it is a finite number or None."""
     return None if best is None else checked_number("best", best, REAL)

@@ -1,4 +1,4 @@
-"""What runs where: instruction set and threads."""
+"""The instruction set and the threads that kernels use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import _core
 def use_isa(name: str) -> None:
     """Run the kernels compiled for this instruction set; results do not depend on it.
 
-    At import the environment variable FUSEDSTEP_ISA does the same; without it, the fastest one runs.
+    At import the environment variable FUSEDSTEP_ISA does the same; without it, the fastest set is used.
     Raises ValueError for a name that is not among ``info()["isas"]``.
     """
     _core.use_isa(name)
@@ -22,8 +22,9 @@ def use_isa(name: str) -> None:
 def set_num_threads(n: int) -> None:
     """Use up to `n` threads for a step; results do not depend on it.
 
-    At import it is FUSEDSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may
-    use. After fork() the child runs serially. Raises TypeError, or ValueError unless `n` is from 1 to 1024.
+    At import the number is FUSEDSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the number of processors that
+    this process may use. After fork() the child runs serially. Raises TypeError unless `n` is an integer,
+    ValueError unless it is from 1 to 1024.
     """
     n = index(n)
     if not 1 <= n <= MAX_THREADS:
@@ -37,10 +38,10 @@ def get_num_threads() -> int:
 
 
 def info() -> dict[str, Any]:
-    """What is running.
+    """The version, and the settings in use.
 
-    version; isa, the instruction set in use; isas, those that this build has and this processor supports;
-    num_threads.
+    Keys: version; isa, the instruction set in use; isas, the sets that this build has and this processor
+    supports; num_threads.
     """
     return {
         "version": _core.version,
@@ -54,7 +55,7 @@ MAX_THREADS = 1024
 
 
 def _configure() -> None:
-    """Take instruction set and threads from the environment."""
+    """Set the instruction set and the number of threads from the environment."""
     if isa := os.environ.get("FUSEDSTEP_ISA"):
         try:
             use_isa(isa)
@@ -72,20 +73,20 @@ def _configure() -> None:
 
 
 def _omp_num_threads() -> int | None:
-    """The outermost level of OMP_NUM_THREADS ("4" or "4,2"); None where it is not one."""
+    """The outermost level of OMP_NUM_THREADS ("4" or "4,2"); None if it is not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(int(first), 1) if first.isdecimal() else None
 
 
 def _processors() -> int:
-    """The processors of the affinity mask, or fewer if the container's quota is less."""
+    """The number of processors in the affinity mask, or the container's quota if that is less."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def _cgroup_quota(root: str = "/sys/fs/cgroup") -> float | None:
-    """Processors' worth of time that the root control group grants, version 2 or 1; None where unlimited."""
+    """The number of processors that the root control group, version 2 or 1, grants; None if unlimited."""
 
     def words(name: str) -> list[str]:
         with open(f"{root}/{name}") as file:  # noqa: PTH123  # importing pathlib would take longer than all of this

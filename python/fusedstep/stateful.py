@@ -1,4 +1,4 @@
-"""Things with a state: several of them restored together, or none."""
+"""Objects with a state; several of them are restored together or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What has a state that can be kept as plain numbers and arrays."""
+    """An object whose state can be saved as plain numbers and arrays."""
 
     def state_dict(self) -> Any:
         """A copy of the state."""
@@ -41,13 +41,13 @@ def restore(label: str, parts: Mapping[str, Stateful], saved: Any) -> None:
 
 
 def mapping(label: str, found: Any) -> None:
-    """An error unless `found` is a mapping."""
+    """Raise TypeError unless `found` is a mapping."""
     if not isinstance(found, Mapping):
         raise TypeError(f"{label} must be a mapping, got {found!r}")
 
 
 def same(label: str, found: Any, wanted: Collection[Any]) -> None:
-    """An error unless `found` is a mapping whose keys are those of `wanted`."""
+    """Raise an error unless `found` is a mapping whose keys are those of `wanted`."""
     mapping(label, found)
     for key in wanted:
         if key not in found:

@@ -1,1 +1,1 @@
-"""What several test files share."""
+"""What tests share: choices of rules and options, examples, engines, comparisons to the bit."""

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 import fusedstep as fs
-from fusedstep.engine import Engine
-from fusedstep.kernel import Kernel
+from tests.helpers.internals import Kernel
 
 Options = dict[str, Any]
 
@@ -42,19 +41,41 @@ COMMON: Options = alternatives(fs.Optimizer)
 
 
 def kernel_of(rule: str, options: Options) -> Kernel:
-    """The kernel that a rule chooses."""
+    """The kernel that a rule chooses for all but matrices."""
     kernel: Kernel = fs.rules[rule](np.zeros(1), **options).groups[0].kernel
     return kernel
 
 
+def matrix_kernel_of(rule: str, options: Options) -> Kernel | None:
+    """The kernel that a rule chooses for matrices, if they have one of their own."""
+    kernel: Kernel = fs.rules[rule](np.zeros(1), **options).groups[0].kernel_of(np.zeros((1, 1)))
+    return kernel if kernel.turns else None
+
+
+def kernels_of(rule: str, options: Options) -> tuple[Kernel, ...]:
+    """Both."""
+    of_matrices = matrix_kernel_of(rule, options)
+    return (kernel_of(rule, options), *([] if of_matrices is None else [of_matrices]))
+
+
+def measures(rule: str, options: Options) -> bool:
+    """Whether a step depends on sums over a tensor."""
+    return any(kernel.measures for kernel in kernels_of(rule, options))
+
+
+def is_elementwise(rule: str, options: Options) -> bool:
+    """Whether each element moves as if it was alone."""
+    return not measures(rule, options) and matrix_kernel_of(rule, options) is None
+
+
 def choosing(rule: str) -> list[Options]:
-    """The fewest of a rule's own options that lead to each of its kernels; none for the first."""
-    found: dict[str, Options] = {}
+    """The fewest of a rule's own options that lead to each choice of its kernels; none for the first."""
+    found: dict[tuple[Kernel, ...], Options] = {}
     own = {name: value for name, value in alternatives(fs.rules[rule]).items() if name not in COMMON}
     for count in range(3):
         for names in itertools.combinations(own, count):
             options = {name: own[name] for name in names}
-            found.setdefault(kernel_of(rule, options).name, options)
+            found.setdefault(kernels_of(rule, options), options)
     return list(found.values())
 
 
@@ -71,12 +92,12 @@ def variants(rule: str) -> Iterator[Options]:
 
 def each_kernel() -> Iterator[tuple[str, Options]]:
     """For each kernel one rule, and its options that choose it."""
-    seen = set()
+    seen: set[str] = set()
     for rule in fs.rules:
         for options in choosing(rule):
-            name = kernel_of(rule, options).name
-            if name not in seen:
-                seen.add(name)
+            names = {kernel.name for kernel in kernels_of(rule, options)}
+            if names - seen:
+                seen |= names
                 yield rule, options
 
 
@@ -85,17 +106,19 @@ KERNELS = list(each_kernel())
 
 
 def few(choices: Iterator[tuple[str, Options]]) -> Iterator[tuple[str, Options]]:
-    """The first of each kind: number of slots, state that starts elsewhere, numbers, sums, the loss."""
+    """The first of each kind: number of slots, where it starts, numbers, sums, matrices, loss."""
     seen: set[Any] = set()
     for rule, options in choices:
         cls = fs.rules[rule]
-        kinds: set[Any] = {len(kernel_of(rule, options).slots)}
-        if "initial" in {name for base in cls.__mro__ if base is not Engine for name in vars(base)}:
+        kinds: set[Any] = {len(kernel_of(rule, options).operands)}
+        if any(isinstance(slot.start, str) and slot.start != "p" for slot in cls.slots.values()):
             kinds.add("start")
         if cls.scalars or cls.numbers:
             kinds.add("numbers")
-        if kernel_of(rule, options).measure:
+        if kernel_of(rule, options).measures:
             kinds.add("sums")
+        if of_matrices := matrix_kernel_of(rule, options):
+            kinds.add((of_matrices.names[0], "sums" if of_matrices.measures else "no sums"))
         if cls.needs_loss:
             kinds.add("loss")
         if kinds - seen:
@@ -104,7 +127,7 @@ def few(choices: Iterator[tuple[str, Options]]) -> Iterator[tuple[str, Options]]
 
 
 FEW = [rule for rule, _ in few((rule, {}) for rule in fs.rules)]
-"""Rules of every kind, for what a step does alike for all: no state, some, more; numbers; sums; the loss."""
+"""Rules of every kind, for what a step does alike for all: of state, numbers, sums, matrices, the loss."""
 
 FEW_KERNELS = list(few(iter(KERNELS)))
 """Kernels of every number of state slots, for what is done alike for all."""

@@ -56,7 +56,9 @@ def file(rule: str, half: int, folder: Path = FOLDER) -> Path:
 
 def torch_weights(torch: Any) -> dict[str, Any]:
     """The same weights for torch; h in bfloat16."""
-    found = {name: torch.nn.Parameter(torch.from_numpy(p.astype(np.float32))) for name, p in weights().items()}
+    found = {
+        name: torch.nn.Parameter(torch.from_numpy(p.astype(np.float32))) for name, p in weights().items()
+    }
     return found | {"h": torch.nn.Parameter(found["h"].detach().to(torch.bfloat16))}
 
 

@@ -97,8 +97,8 @@ def of_each_kind() -> Iterator[str]:
         kind = (
             tuple(rule.scalars),
             tuple(rule.numbers),
-            rule.copies,
-            rule.update.measure,
+            tuple(slot for slot in rule.slots.values() if slot.start == "p"),
+            rule.update.sweeps[-1].measure,
             rule.needs_loss,
             takes_complex(name),
         )

@@ -1,4 +1,4 @@
-"""Averages of weights, within an optimizer's step or beside it, and of predictions."""
+"""Averages of weights, updated within an optimizer's step or beside it, and averages of predictions."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..hyperparameters import NONNEGATIVE, checked_number
+from ..formula.hyperparameters import NONNEGATIVE, checked_number
 
 Predict: TypeAlias = Callable[..., Any]
 
@@ -16,15 +16,16 @@ COUNTS = "biu"
 
 
 class Ensemble:
-    """Several models as one, whose prediction is the mean of theirs.
+    """Several models used as one, which predicts the mean of their predictions.
 
-    Each of `models` is a function that gives an array of predictions, all of the same shape: for classes,
-    probabilities rather than their logarithms. They may differ in their starts, their hyperparameters, or be
-    one model at several points of a run: ``functools.partial(predict, weights)``. `weights` are how much each
-    counts, default all alike. Hansen & Salamon 1990, doi:10.1109/34.58871.
+    Each of `models` is a function that returns an array of predictions, all of the same shape: for classes,
+    probabilities rather than their logarithms. The models may differ in their first weights or
+    hyperparameters, or be one model at several points of a run: ``functools.partial(predict, weights)``.
+    `weights` says how much each model counts, default all alike. Hansen & Salamon 1990, doi:10.1109/34.58871.
 
-    Raises TypeError or ValueError for no models, or weights that are not one number each, at least 0 and not
-    all 0; when called, naming the model, for what is no array of numbers or has another shape.
+    Raises TypeError or ValueError if there is no model, or unless each model has one weight of at least 0,
+    not all of them 0. A call raises them, naming the model, for a prediction that is no array of numbers or
+    has another shape.
     """
 
     def __init__(self, models: Sequence[Predict], weights: Sequence[float] | None = None) -> None:
@@ -43,7 +44,7 @@ class Ensemble:
         self.weights = [number / largest / total for number in numbers]
 
     def __call__(self, *inputs: Any) -> np.ndarray[Any, Any]:
-        """The mean of what the models predict, computed in double precision, in the dtype that is theirs."""
+        """The mean of the models' predictions, computed in double precision and returned in their dtype."""
         predictions = [_prediction(i, model(*inputs)) for i, model in enumerate(self.models)]
         shape = predictions[0].shape
         for i, prediction in enumerate(predictions):
@@ -59,11 +60,11 @@ class Ensemble:
 
 
 def _prediction(i: int, given: Any) -> np.ndarray[Any, Any]:
-    """What a model predicts; an error if it is no array of numbers."""
+    """A model's prediction as an array; raise TypeError if it is no array of numbers."""
     try:
         found = np.asarray(given)
         np.result_type(found, np.float64)
-    except (RuntimeError, TypeError, ValueError):  # RuntimeError: torch's, where it needs a gradient
+    except (RuntimeError, TypeError, ValueError):  # RuntimeError: torch's, for a tensor that needs a gradient
         found = np.empty(0, object)
     if found.dtype.kind in "OSUMm":
         raise TypeError(f"model {i} must predict an array of numbers, got {given!r}")

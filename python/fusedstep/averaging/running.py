@@ -1,35 +1,32 @@
-"""Averages of weights that are kept outside of an optimizer, one pass over memory an update."""
+"""Averages of weights that are kept outside of an optimizer, with one pass over memory per update."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import average
-from ..arrays import check_number
-from ..checkpoint import check_arrays
-from ..engine import Engine
-from ..hyperparameters import COUNT_OR_0, PORTION, Scheduled, checked_number
+from ..arrays.memory import check_arrays, check_number
+from ..arrays.storage import arithmetic, is_number, mix, number_type
+from ..arrays.structure import Params
+from ..engine.engine import Engine
+from ..engine.optimizer import Optimizer
+from ..formula import average
+from ..formula.at import At
+from ..formula.hyperparameters import COUNT_OR_0, PORTION, Scheduled, checked_number
+from ..formula.kernel import Kernel
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
-from ..kernel import Kernel
-from ..optimizer import Optimizer
 from ..stateful import same
-from ..storage import arithmetic, is_number, mix, number_type
-from .swap import Swappable, assign
-from .weights import Weights
-
-if TYPE_CHECKING:
-    from ..hyperparameters import At
-    from ..structure import Params
+from ..weights import Weights, assign
+from .swap import Swappable
 
 Portion = Annotated[Scheduled, PORTION]
 
 
 class _Exponential(Optimizer):
-    """The average as the parameter, the weights as its gradient."""
+    """A rule whose parameter is the average, and whose gradient is the weights."""
 
     decay: Portion = 0.999
     update: ClassVar[Kernel] = average.average
@@ -40,7 +37,7 @@ class _Exponential(Optimizer):
 
 
 class _Mean(Optimizer):
-    """The same for the plain mean."""
+    """The same rule for the plain mean."""
 
     update: ClassVar[Kernel] = average.mean
 
@@ -50,7 +47,7 @@ class _Mean(Optimizer):
 
 
 class Running(Swappable):
-    """What EMA and Mean share."""
+    """The base of `EMA` and `Mean`."""
 
     def __init__(
         self, params: Params | Engine, dtype: npt.DTypeLike | None, rule: type[Optimizer], **h: Any
@@ -68,27 +65,27 @@ class Running(Swappable):
         copies = weights.copies(dtypes)
         super().__init__(weights.arrays, copies, optimizer)
         self.averages: Any = weights.structure.tree([a.view() for a in copies.values()])
-        """The averages, live, keyed as the parameters are; of a single array, the array."""
+        """The averages, updated in place, keyed as the parameters are; for a single array, one array."""
         self._averaging = rule(copies, **h)
 
     @property
     def updates(self) -> int:
-        """How many there were."""
+        """The number of updates so far."""
         return self._averaging.t
 
     def update(self) -> None:
-        """Take the weights as they are now into the average."""
+        """Include the present weights in the average."""
         self._check_swapped_out()
         self._averaging.step(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the averages, and how many updates there were. Raises RuntimeError while swapped in."""
+        """A copy of the averages, and the number of updates. Raises RuntimeError while swapped in."""
         self._check_swapped_out()
         averages = {name: a.copy() for name, a in self._averages.items()}
         return {"updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
         self._check_swapped_out()
         same("average", state_dict, ("updates", "averages"))
         check_arrays("average", state_dict["averages"], self._averages)
@@ -98,24 +95,25 @@ class Running(Swappable):
 
 
 def _precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """In 16 bits an average soon stands still: what is added to it is less than half of its last bit."""
+    """The dtype of an average: float32 for 16 bits, which would round small changes of it away."""
     return arithmetic(dtype) if is_number(dtype) else dtype
 
 
 class EMA(Running):
     """The exponential moving average of weights. Polyak & Juditsky 1992, doi:10.1137/0330046.
 
-    It starts at the weights as they are; each `update` makes it ``decay·average + (1 - decay)·weights``. Of
-    an optimizer's weights, its ``ema=`` gives the same bits within the step, without reading them again (and
-    leaves alone what has no gradient), see `FusedEMA`.
+    It starts at the present weights; each `update` makes it ``decay·average + (1 - decay)·weights``. For an
+    optimizer's weights, its option ``ema=`` computes the same bits within the step, without reading the
+    weights again (but skips parameters without a gradient); see `FusedEMA`.
 
-    `params` is what optimizers take, an array, a sequence or mapping of arrays, or groups of them, or an
-    optimizer, whose steps are a RuntimeError while the averages are swapped in. decay: in [0, 1], default
-    0.999, or a function of the update t = 1, 2, … (what that was told is not part of the state). dtype: of
-    the averages, default that of each array, but float32 for 16 bits, in which averages soon stand still.
+    `params` is what an optimizer takes (an array, a sequence or mapping of arrays, or groups of them) or an
+    optimizer, whose steps raise RuntimeError while the averages are swapped in. decay: in [0, 1], default
+    0.999, or a function of the update t = 1, 2, … (whose own state is not saved). dtype: the dtype of the
+    averages, default that of each array, but float32 for 16 bits, in which averages soon stop changing.
 
-    Raises TypeError or ValueError, naming the array, for what is no array of floating-point numbers, or no
-    such decay; and TypeError where dtypes do not go together, of which float64 goes with itself alone.
+    Raises TypeError or ValueError, naming the array, for anything but arrays of floating-point numbers, and
+    for a decay out of range. Raises TypeError for dtypes that cannot be combined: float64 goes only with
+    float64.
     """
 
     def __init__(
@@ -125,12 +123,12 @@ class EMA(Running):
 
 
 class Mean(Running):
-    """The mean of the weights at each update: Polyak's average, or that of stochastic weight averaging.
+    """The mean of the weights over all updates: Polyak's average, or stochastic weight averaging.
 
-    The first update makes it the weights, each further one ``average + (weights - average) / t``. Updated at
-    each step it is the average of Polyak & Juditsky 1992, doi:10.1137/0330046; updated once an epoch, towards
-    the end of training with a large step size, that of Izmailov et al., arXiv:1803.05407. (Networks that keep
-    running statistics, as batch normalization, must collect those anew for it.)
+    The first update sets it to the weights, each later one to ``average + (weights - average) / t``. If
+    updated at each step, it is the average of Polyak & Juditsky 1992, doi:10.1137/0330046; if updated once
+    per epoch, towards the end of training with a large step size, that of Izmailov et al., arXiv:1803.05407.
+    (Networks with running statistics, such as batch normalization, must collect these again for it.)
 
     `params`, `dtype` and errors: see `EMA`.
     """
@@ -139,21 +137,21 @@ class Mean(Running):
         super().__init__(params, dtype, _Mean)
 
     def update(self) -> None:
-        """Take the weights as they are now into the average."""
+        """Include the present weights in the average."""
         if self.updates:
             super().update()
-        else:  # whatever the average was before
+        else:  # the first update replaces whatever the average was before
             self._check_swapped_out()
             assign(self._averages, self._weights)
             self._averaging.step(dict.fromkeys(self._weights))
 
 
 class CheckpointMean(Mean):
-    """The mean of the weights at those points at which a figure was better than ever before.
+    """The mean of the weights at the points where a figure was better than ever before.
 
     `observe` takes the figure, such as a validation loss, and updates the mean if it is lower (mode "min",
-    the default) or higher ("max") than the best so far; one that is not finite never is. `best` is the best
-    figure, None before the first. `params`, `dtype` and errors: see `EMA`.
+    the default) or higher ("max") than the best so far; a figure that is not finite does not count. `best` is
+    the best figure, None before the first. `params`, `dtype` and errors: see `EMA`.
     """
 
     def __init__(
@@ -164,7 +162,7 @@ class CheckpointMean(Mean):
         self.best: float | None = None
 
     def observe(self, figure: float) -> bool:
-        """Take a figure at the weights as they are; return whether they went into the mean."""
+        """Take the figure of the present weights; return whether they were included in the mean."""
         self._check_swapped_out()
         figure = checked_figure(figure)
         if not improves(figure, self.best, 0.0, self.mode):
@@ -178,7 +176,7 @@ class CheckpointMean(Mean):
         return {**super().state_dict(), "best": self.best}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
         same("average", state_dict, ("updates", "averages", "best"))
         best = checked_best(state_dict["best"])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "best"})

@@ -1,25 +1,20 @@
-"""Weights and the averages of them, which take their place for a while."""
+"""Averages that take the place of the weights for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from .. import average
-from ..arrays import Array, check_writeable
-from ..busy import Holder
-
-if TYPE_CHECKING:
-    from ..engine import Engine
-
-Named = Mapping[Any, Array]
+from ..arrays.memory import check_writeable
+from ..engine.busy import Holder
+from ..engine.engine import Engine
+from ..formula.slots import AVERAGE
+from ..weights import Named, assign
 
 
 class Kept(Holder):
-    """The weights while averages are in their place; who has it keeps the optimizer from stepping."""
+    """A copy of the weights while averages are in their place; it keeps the optimizer from stepping."""
 
     __slots__ = ("weights",)
 
@@ -28,11 +23,12 @@ class Kept(Holder):
 
 
 class Swappable:
-    """What has weights and averages of them: ``with average.swapped(): …`` evaluates the averages.
+    """Weights and averages of them: evaluate the averages inside ``with average.swapped(): …``.
 
-    While they are swapped in, the weights hold the averages, converted to their dtype, and a copy of the
-    weights is kept. What would change the averages is a RuntimeError then, and so is a step of the optimizer,
-    if it is known. If it is not, or there are several averages of the same weights, keep them apart.
+    While they are swapped in, the weights' arrays hold the averages, converted to the weights' dtype, and a
+    copy of the weights is kept. Meanwhile, changing the averages raises RuntimeError, and so does a step of
+    the optimizer, if it is known. If it is not known, or several averages share the weights, the caller must
+    keep these operations apart.
     """
 
     def __init__(self, weights: Named, averages: Named, optimizer: Engine | None) -> None:
@@ -44,8 +40,7 @@ class Swappable:
     def swap_in(self) -> None:
         """Put the averages in the weights' place.
 
-        Raises RuntimeError if they are there already, or others are, ValueError for weights that are
-        read-only.
+        Raises RuntimeError if these or other averages are there already, ValueError for read-only weights.
         """
         self._check_swapped_out()
         self._check_writeable()
@@ -73,7 +68,7 @@ class Swappable:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within it the weights hold the averages."""
+        """Return a context in which the weights hold the averages."""
         self.swap_in()
         try:
             yield
@@ -90,17 +85,18 @@ class Swappable:
 
 
 class FusedEMA(Swappable):
-    """The averages that an optimizer with ``ema=`` keeps within its steps.
+    """The averages that an optimizer with ``ema=`` updates within its steps.
 
     `averages` has the optimizer's own arrays, keyed as in ``optimizer.state``; parameters of groups without
-    `ema` have none and stay as they are. In checkpoints they are part of the optimizer's state. While they
-    are swapped in, a step of the optimizer is a RuntimeError. Raises ValueError if no group has `ema`.
+    `ema` have no average and stay as they are. Checkpoints save the averages with the optimizer's state.
+    While they are swapped in, a step of the optimizer raises RuntimeError. Raises ValueError if no group has
+    `ema`.
     """
 
     def __init__(self, optimizer: Engine) -> None:
         tensors = optimizer.tensors
         slots = dict(zip(tensors.names, tensors.slots, strict=True))
-        averages = {name: kept[average.SLOT] for name, kept in slots.items() if average.SLOT in kept}
+        averages = {name: kept[AVERAGE] for name, kept in slots.items() if AVERAGE in kept}
         if not averages:
             raise ValueError("the optimizer keeps no averages: make it with ema=")
         weights = dict(zip(tensors.names, optimizer.structure.parameters, strict=True))
@@ -108,10 +104,3 @@ class FusedEMA(Swappable):
         views = {name: a.view() for name, a in averages.items()}
         tree = optimizer.structure.tree([views.get(name) for name in tensors.names])
         self.averages: Any = views if isinstance(tree, dict) else tree
-
-
-def assign(targets: Named, values: Named) -> None:
-    """In their dtype, where what is too large for fewer bits is infinite."""
-    with np.errstate(all="ignore"):
-        for name, target in targets.items():
-            target[...] = values[name]

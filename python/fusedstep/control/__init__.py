@@ -1,4 +1,4 @@
-"""What a run of training needs around its steps: when to stop, checkpoints, a record."""
+"""Tools for a training run around its steps: early stopping, checkpoints, and a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one file, from which it goes on to the same bits."""
+"""Checkpoints of a run: one file, from which the run continues to the same bits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..arrays import Array, check_array, check_writeable
-from ..busy import Holder
-from ..checkpoint import check_arrays, check_like
-from ..engine import Engine
+from ..arrays.memory import Array, check_array, check_arrays, check_like, check_writeable
+from ..engine.busy import Holder
+from ..engine.engine import Engine
 from ..extras import imported
 from ..stateful import Stateful, mapping, restore, states
 from .encoding import decode, encode
@@ -26,12 +25,13 @@ RESERVED = (PROGRESS, "__metadata__")  # the latter by safetensors
 
 
 class Checkpoint:
-    """All that a run needs to go on, in one safetensors file that is replaced as a whole.
+    """All state that a run needs to continue, in one safetensors file that is replaced as a whole.
 
-    `parts` are the things whose state it keeps, by names of your choice: optimizers, with their weights,
-    rule, step, hyperparameters, and what their schedules were told; random generators of NumPy (not how often
-    they have spawned others); arrays; and whatever has ``state_dict()`` and ``load_state_dict()`` of numbers
-    and arrays, as averages, `EarlyStopping`, `Record`, and schedules that are no optimizer's. ::
+    `parts` are the objects whose state it saves, by names of your choice: optimizers, with their weights,
+    rule, step, hyperparameters and the state of their schedules; random generators of NumPy (without the
+    count of generators that they have spawned); arrays; and any object with ``state_dict()`` and
+    ``load_state_dict()`` of numbers and arrays, such as averages, `EarlyStopping`, `Record`, and schedules
+    outside of an optimizer. ::
 
         checkpoint = Checkpoint("run.safetensors", optimizer=optimizer, rng=rng)
         progress = checkpoint.start(epoch=0)
@@ -39,13 +39,12 @@ class Checkpoint:
             ...
             checkpoint.save(epoch=epoch + 1)
 
-    Killed at any moment, the process leaves a file that is whole, the last one or the one before. Arrays are
-    tensors in it, by the names of their parts and what they are there ("optimizer/weights/w"), so that other
-    programs can read them; all else is in the metadata "state", as the JSON that Python writes. Functions are
-    not stored: make the parts as before, then load.
+    A process killed at any moment leaves a complete file, the last one or the one before. The file stores
+    arrays as tensors, named by their part and their place in it ("optimizer/weights/w"), so that other
+    programs can read them; the rest is in the metadata "state", as JSON in Python's form. Functions are not
+    stored: create the parts as before, then load.
 
-    Needs safetensors: ``pip install "fusedstep[control]"``. Raises TypeError for a part that is none of
-    these.
+    Needs safetensors: ``pip install "fusedstep[control]"``. Raises TypeError for a part of any other kind.
     """
 
     def __init__(self, path: str | os.PathLike[str], /, **parts: Part) -> None:
@@ -53,9 +52,9 @@ class Checkpoint:
         self._parts = {name: _stateful(name, part) for name, part in parts.items()}
 
     def start(self, /, **progress: Any) -> dict[str, Any]:
-        """Load the file if there is one; else write the first one, with `progress`, and return that.
+        """Load the file and return its progress; if there is none, write the first one with `progress`.
 
-        So there is a checkpoint to go back to from the beginning. Errors are those of `load` and `save`.
+        So there is a checkpoint to return to from the beginning. Raises the errors of `load` and `save`.
         """
         found = self.load()
         if found is None:
@@ -66,19 +65,19 @@ class Checkpoint:
     def save(self, /, **progress: Any) -> None:
         """Write the state of all parts, and `progress`: numbers, text, arrays, lists and mappings of them.
 
-        Raises TypeError for a state that is made of anything else, RuntimeError while a step of an optimizer
-        runs or averages are swapped in (of the optimizer, or of an average, among the parts), OSError where
-        no file can be written; the old one stays as it was.
+        Raises TypeError for a state that contains anything else; RuntimeError while an optimizer among the
+        parts runs a step, or averages are swapped in for it or for an average among the parts; and OSError if
+        the file cannot be written. The old file then stays as it was.
         """
         text, arrays = encode({**states(self._parts), PROGRESS: progress})
         metadata = {"format": FORMAT, "state": text}
         replace(self.path, imported("safetensors.numpy", "control").save(arrays, metadata))
 
     def load(self) -> dict[str, Any] | None:
-        """Restore all parts; return the `progress` of then, or None, with nothing changed, without a file.
+        """Restore all parts and return the saved `progress`; without a file, change nothing and return None.
 
-        Raises ValueError or TypeError, naming the part, unless the file is a checkpoint of such parts, and
-        RuntimeError as `save` does; then nothing has changed.
+        Raises ValueError or TypeError, naming the part, unless the file is a checkpoint of these parts, and
+        RuntimeError as `save` does. After an error nothing has changed.
         """
         if not self.path.exists():
             return None
@@ -89,7 +88,7 @@ class Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What `Checkpoint.save` has encoded."""
+    """Read and decode what `Checkpoint.save` has written."""
     safetensors = imported("safetensors", "control")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -152,7 +151,7 @@ class _Generator:
 
 
 class _Array:
-    """An array, restored in place; of whatever byte order, which the file does not know."""
+    """An array, restored in place; it is saved in native byte order, whatever its own is."""
 
     def __init__(self, name: str, array: Array) -> None:
         self._name = name
@@ -169,7 +168,7 @@ class _Array:
 
 
 class _Foreign:
-    """A part of someone else's, whose state may not be the copy that it should be."""
+    """A part from another package; its state is copied, as it may not be a copy yet."""
 
     def __init__(self, part: Stateful) -> None:
         self._part = part
@@ -182,7 +181,7 @@ class _Foreign:
 
 
 def _stateful(name: str, part: Any) -> Stateful:
-    """What keeps the state of a part."""
+    """The object that saves and restores the state of a part."""
     if name in RESERVED:
         raise TypeError(f"{name!r} is no name for a part")
     if isinstance(part, Engine):

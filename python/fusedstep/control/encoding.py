@@ -1,4 +1,4 @@
-"""Nested states as text with arrays beside it: what a safetensors file holds."""
+"""Nested states as text and arrays, which are the contents of a safetensors file."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays.memory import Array
 
-# What JSON has no form for stands in an object with one of these keys.
+# An object with one of these keys stands for a value that JSON has no form for.
 ARRAY, PAIRS, TUPLE = "$array", "$pairs", "$tuple"
 
-# The numbers that safetensors knows.
+# The dtypes that safetensors has.
 NUMBERS = {"bool", "float64", "float32", "float16", "bfloat16", "complex64"}
 NUMBERS |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def encode(value: Any) -> tuple[str, dict[str, Array]]:
-    """`value` as JSON, and the arrays in it by the names that stand for them there.
+    """`value` as JSON, and its arrays by the names that stand for them in the JSON.
 
-    It is made of mappings, lists, tuples, arrays, numbers, text, truth values and None; TypeError, naming the
-    place, for anything else.
+    `value` is made of mappings, lists, tuples, arrays, numbers, text, truth values and None. Raises
+    TypeError, naming the place, for anything else.
     """
     arrays: dict[str, Array] = {}
     return json.dumps(_plain(value, "", arrays)), arrays
 
 
 def decode(text: str, arrays: Mapping[str, Array]) -> Any:
-    """What `encode` was given."""
+    """The value that `encode` was given."""
     return _rebuilt(json.loads(text), arrays)
 
 
@@ -76,7 +76,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _unused(name: str, arrays: Mapping[str, Array]) -> str:
-    """The name itself, unless another key has led to the same."""
+    """`name`, with a number appended if another key has led to the same name."""
     found, count = name, 1
     while found in arrays:
         count += 1

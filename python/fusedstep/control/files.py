@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from secrets import token_hex
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Make a file with `content` in the place of `path`: at every moment the old one or the new one is there.
+    """Write `content` to the file `path`; at every moment, the old file or the new one is there.
 
-    It is written beside it, under a name of its own, brought to the disk, and renamed. What killed processes
-    have left is removed first.
+    The content goes to a temporary file beside it, which is flushed to disk and renamed. Temporary files left
+    by killed processes are removed first.
     """
     path = path.resolve()
     for left in path.parent.glob(f"{escape(path.name)}.*.partial"):
@@ -31,7 +31,7 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not every system lets a directory be brought to the disk
+    with suppress(OSError):  # not every system can flush a directory to disk
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

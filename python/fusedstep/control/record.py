@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays.structure import listed
 from ..extras import imported
+from ..formula.hyperparameters import COUNT, COUNT_OR_0, checked_number
 from ..gradients import global_norm
-from ..hyperparameters import COUNT, COUNT_OR_0, checked_number
 from ..stateful import same
-from ..structure import listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..arrays import Array
-    from ..engine import Engine
-    from ..step import StepResult
+    from ..arrays.memory import Array
+    from ..engine.engine import Engine
+    from ..engine.options import StepResult
 
 PANELS = {"loss": "loss", "norm": "norm of gradients", "lr": "learning rate", "ratio": "update / weight"}
 
 
 class Record:
-    """Steps, and what came of them, as lines of JSON in a file.
+    """A file with one line of JSON for each step and its result.
 
-    ``record.step(optimizer, grads, loss=loss)`` is ``optimizer.step(grads, loss=loss)`` that writes a line::
+    ``record.step(optimizer, grads, loss=loss)`` does ``optimizer.step(grads, loss=loss)`` and writes a line::
 
         {"t": 7, "loss": 2.1, "norm": 1.3, "lr": 0.001, "ratio": 0.0012}
 
-    norm: the 2-norm of the gradients, scaled and not yet clipped. lr: as the step has it, a list if the
-    groups differ. ratio: the norm of the step's change of the weights over that of the weights, about 1e-3
-    where training goes well; a skipped step has ``"skipped": true`` instead. What is not finite, or not
-    known, is null. For this it copies the weights, and reads them and the gradients once more: ``every=10``
-    does so, and writes, at every tenth step only.
+    norm: the 2-norm of the gradients, scaled and not yet clipped. lr: the learning rate of the step, a list
+    if the groups differ. ratio: the norm of the change of the weights, divided by the norm of the weights,
+    about 1e-3 where training goes well; a skipped step has ``"skipped": true`` instead. Numbers that are
+    unknown or not finite are null. Each line costs a copy of the weights and one more pass over weights and
+    gradients; with ``every=10``, only every tenth step writes one.
 
-    Lines are appended. What is no whole line, as a killed process may leave it, is cut off by the next one.
-    As a part of a `Checkpoint` it goes back to where it was when that was written, and the next line cuts off
-    the rest. Raises ValueError or TypeError unless `every` is 1, 2, …
+    Lines are appended. The next line replaces an incomplete one that a killed process may have left. As a
+    part of a `Checkpoint`, the record goes back to its length when the checkpoint was written, and the next
+    line cuts off the rest. Raises ValueError or TypeError unless `every` is 1, 2, …
     """
 
     def __init__(self, path: str | os.PathLike[str], *, every: int = 1) -> None:
@@ -50,7 +50,7 @@ class Record:
         self.every = int(checked_number("every", every, COUNT))
         self.path.touch()
         self._length = self.path.read_bytes().rfind(b"\n") + 1
-        """Of the file, what counts."""
+        """The number of bytes of the file that count."""
 
     def step(self, optimizer: Engine, grads: Any, *, loss: float | None = None, **options: Any) -> StepResult:
         """Do a step of the optimizer and write its line; see `Optimizer.step`."""
@@ -81,7 +81,7 @@ class Record:
         return [json.loads(line) for line in self.path.read_bytes()[: self._length].splitlines()]
 
     def plot(self) -> Figure:
-        """Loss, norm, learning rate and ratio over the steps; ``record.plot().savefig("run.png")``.
+        """Plot loss, norm, learning rate and ratio over the steps: ``record.plot().savefig("run.png")``.
 
         Needs matplotlib: ``pip install "fusedstep[control]"``.
         """
@@ -100,13 +100,13 @@ class Record:
         return figure
 
     def state_dict(self) -> dict[str, int]:
-        """How many bytes there are; they are on the disk when it returns."""
+        """The length of the file in bytes, which are on the disk when this returns."""
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
         return {"length": self._length}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go back to that length. Raises ValueError if the file is shorter, and then changes nothing."""
+        """Go back to the saved length; if the file is shorter, raise ValueError and change nothing."""
         same("record", state_dict, ("length",))
         length = int(checked_number("length", state_dict["length"], COUNT_OR_0))
         if self.path.stat().st_size < length:
@@ -115,13 +115,13 @@ class Record:
 
 
 def _learning_rate(optimizer: Engine) -> Any:
-    """What the next step will have."""
+    """The learning rate of the next step."""
     found = [group.value("lr", optimizer.t + 1) for group in optimizer.groups]
     return found[0] if len(set(found)) == 1 else found
 
 
 def _ratio(before: list[Array], after: list[Array]) -> float:
-    """The norm of the change over that of the weights."""
+    """The norm of the change, divided by the norm of the weights."""
     with np.errstate(all="ignore"):
         pairs = zip(before, after, strict=True)
         change = math.hypot(*(global_norm(np.subtract(q, p, dtype=_wide(p))) for p, q in pairs))
@@ -134,7 +134,7 @@ def _wide(p: Array) -> Any:
 
 
 def _finite(figure: Any) -> Any:
-    """`figure` for JSON, which has no NaN and no infinity."""
+    """`figure` for JSON, with None for NaN and infinity, which JSON lacks."""
     if isinstance(figure, np.generic | np.ndarray):
         figure = figure.tolist()
     if isinstance(figure, float) and not math.isfinite(figure):

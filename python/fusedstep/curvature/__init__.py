@@ -1,4 +1,4 @@
-"""What a point with a small gradient is, minimum, maximum or saddle, and the way out of a saddle."""
+"""Tell whether a point with a small gradient is a minimum, maximum or saddle, and leave a saddle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a point with a small gradient is, and the way down from it."""
+"""Classifying a point with a small gradient, and the way down from a saddle."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ..extras import imported
-from ..hyperparameters import NONNEGATIVE, POSITIVE, PROPER_FRACTION, checked_number
+from ..formula.hyperparameters import NONNEGATIVE, POSITIVE, PROPER_FRACTION, checked_number
 from .parameters import Parameters, Vector
 from .products import Gradient, operator
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-    from ..engine import Engine
-    from ..structure import Params
+    from ..arrays.structure import Params
+    from ..engine.engine import Engine
 
 Kind: TypeAlias = Literal["minimum", "maximum", "saddle", "flat"]
 Eigen: TypeAlias = tuple[float, Vector]
@@ -28,16 +28,16 @@ KINDS: dict[tuple[bool, bool], Kind] = {
     (True, True): "saddle",
     (False, False): "flat",
 }
-"""By whether there are negative eigenvalues, and positive ones."""
+"""The kind of a point, by whether some eigenvalues are negative and some positive."""
 FEW = 64
-"""So many products, for the whole Hessian, are about as many as the iterations take."""
+"""Up to this size, computing the whole Hessian takes about as many products as the iterations do."""
 RESTARTS = 300
 DOUBLINGS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class CriticalPoint:
-    """A point where the gradient is small, by the extreme eigenvalues of its Hessian.
+    """A point where the gradient is small, described by the extreme eigenvalues of its Hessian.
 
     An eigenvalue counts as 0 if it is at most the tolerance times the largest magnitude among them.
     """
@@ -47,17 +47,19 @@ class CriticalPoint:
     a "saddle" some are of each sign; it is "flat" where all are 0."""
     degenerate: bool
     """Whether a minimum or maximum has an eigenvalue 0. Along its direction, terms beyond the second order
-    decide: it may be a valley, or go down in the end. True if flat, False for a saddle, which is one anyway.
+    decide: it may be a valley, or the loss may fall in the end. True if flat, False for a saddle, which stays
+    a saddle in any case.
     """
     lowest: float
     """The lowest eigenvalue."""
     highest: float
-    """The highest one."""
+    """The highest eigenvalue."""
     gradient_norm: float
     """The 2-norm of the gradient."""
     escape: Any = field(repr=False)
-    """The direction in which the loss falls most, to either side: the unit vector of the lowest eigenvalue,
-    None unless that is negative. Arrays, float64, keyed as the parameters are; of a single array, the array.
+    """The direction in which the loss falls most, to either side: the unit eigenvector of the lowest
+    eigenvalue, None unless that is negative. Arrays of float64, keyed as the parameters are; for a single
+    array, one array.
     """
 
 
@@ -69,18 +71,19 @@ def examine(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> CriticalPoint:
-    """Tell minimum, maximum and saddle where the gradient is small.
+    """Tell whether a point with a small gradient is a minimum, a maximum or a saddle.
 
-    By the lowest and the highest eigenvalue of the Hessian, from its products with vectors (see `hessian`,
-    also for `gradient` and `params`) by SciPy's Lanczos iteration, ARPACK; up to 64 parameters, from the
-    whole matrix. In many dimensions it is saddles that training stalls at: Dauphin et al., arXiv:1406.2572.
+    The lowest and the highest eigenvalue of the Hessian decide. SciPy's Lanczos iteration, ARPACK, computes
+    them from products with vectors (see `hessian`, also for `gradient` and `params`); up to 64 parameters,
+    they come from the whole matrix. In many dimensions, training mostly stalls at saddles: Dauphin et al.,
+    arXiv:1406.2572.
 
-    small: what the 2-norm of the gradient may be, default 1e-3. tolerance: which part of the largest
-    magnitude of an eigenvalue counts as 0, in (0, 1), default 1e-3; the smaller, the longer it takes, and
-    float32 gradients are good for about 3e-4. seed: of the iteration's start, default 0.
+    small: the largest 2-norm of the gradient, default 1e-3. tolerance: the fraction of the largest magnitude
+    up to which an eigenvalue counts as 0, in (0, 1), default 1e-3; smaller values take longer, and float32
+    gradients allow about 3e-4. seed: the seed of the iteration's start, default 0.
 
-    Raises ValueError if the gradient is not small, RuntimeError if the eigenvalues cannot be told that well,
-    and what `hessian` does.
+    Raises ValueError if the gradient is not small, RuntimeError if the eigenvalues cannot be computed that
+    well, and the errors of `hessian`.
     """
     small = checked_number("small", small, NONNEGATIVE)
     tolerance = checked_number("tolerance", tolerance, PROPER_FRACTION)
@@ -116,12 +119,12 @@ def leave(
 ) -> float:
     """Move the parameters down from a saddle, along its `escape`; return the loss there.
 
-    To both sides the step is doubled, at most 20 times, as long as the loss falls; the best of them is taken.
+    On both sides it doubles the step, at most 20 times, as long as the loss falls, and takes the best step.
     `loss` is called without arguments and returns the loss at the parameters' present values; `params` are
-    those that `point` is of. length: of the first step, in the 2-norm, default 0.01.
+    the parameters of `point`. length: the 2-norm of the first step, default 0.01.
 
-    Raises ValueError for a point without a direction of escape, or of other parameters, RuntimeError if the
-    loss does not fall; then, and after an error of `loss`, the parameters are as they were.
+    Raises ValueError if the point has no direction of escape or belongs to other parameters, RuntimeError if
+    the loss does not fall. After these errors and those of `loss`, the parameters are as they were.
     """
     length = checked_number("length", length, POSITIVE)
     if point.escape is None:
@@ -156,12 +159,12 @@ def _extremes(h: LinearOperator, tolerance: float, seed: int) -> tuple[Eigen, Ei
         values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         return (float(values[0]), vectors[:, 0]), (float(values[-1]), vectors[:, -1])
     start = np.random.default_rng(seed).standard_normal(n)
-    if not (h @ start).any():  # as no product is, ARPACK could not begin
+    if not (h @ start).any():  # all products are 0, and ARPACK could not begin
         zero = 0.0, start / np.linalg.norm(start)
         return zero, zero
     one = _largest(h, 0.0, start, tolerance)
-    # From twice that eigenvalue the other end is the farthest, and at least as far as that one is from 0: the
-    # accuracy, which is relative, remains one in terms of the largest magnitude.
+    # Seen from twice that eigenvalue, the other end is the farthest, and at least as far away as that
+    # eigenvalue is from 0: the accuracy stays relative to the largest magnitude.
     other = _largest(h, 2 * one[0], start, tolerance)
     return (one, other) if one[0] < other[0] else (other, one)
 
@@ -171,7 +174,7 @@ def _largest(h: LinearOperator, origin: float, start: Vector, tolerance: float) 
     linalg = imported("scipy.sparse.linalg", "curvature")
     moved = linalg.LinearOperator(h.shape, matvec=lambda v: h @ v - origin * v, dtype=h.dtype)
     try:
-        # Ten times as exact as the tolerance, which then holds for their vectors as well.
+        # Ten times as exact as the tolerance, so that the tolerance also holds for the eigenvectors.
         (value,), vectors = linalg.eigsh(moved, k=1, v0=start, tol=tolerance / 10, maxiter=RESTARTS)
     except linalg.ArpackError as error:
         raise RuntimeError(

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Array, check_array, check_disjoint, check_parameter
-from ..averaging.swap import assign
-from ..averaging.weights import Weights
+from ..arrays.memory import Array, check_array, check_disjoint, check_parameter
+from ..weights import Weights, assign
 
 if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..structure import Params
+    from ..arrays.structure import Params
+    from ..engine.engine import Engine
 
 Vector = npt.NDArray[np.float64]
 T = TypeVar("T")
 
 
 class Parameters:
-    """Parameters end to end, each in C order, in float64."""
+    """Parameters as one float64 vector: joined end to end, each in C order."""
 
     def __init__(self, params: Params | Engine) -> None:
         self._weights = Weights(params)
@@ -42,7 +41,7 @@ class Parameters:
         return _joined(self._arrays.values())
 
     def gradient(self, grads: Any) -> Vector:
-        """The gradients in the same order; an error unless they are finite and like the parameters."""
+        """The gradients as such a vector; raise an error unless they are finite and match the parameters."""
         found = {}
         for (name, p), given in zip(
             self._arrays.items(), self._weights.structure.gradients(grads), strict=True
@@ -65,11 +64,11 @@ class Parameters:
         }
 
     def tree(self, vector: Vector) -> Any:
-        """The same, an only array's alone."""
+        """The same in the structure of the parameters."""
         return self._weights.structure.tree(list(self.pieces(vector).values()))
 
     def vector(self, tree: Any) -> Vector:
-        """The vector whose `tree` this is; an error if it is of other parameters."""
+        """The vector whose `tree` this is; raise ValueError if it belongs to other parameters."""
         named = tree if isinstance(tree, dict) else {0: tree}
         shapes = [{name: np.shape(x) for name, x in arrays.items()} for arrays in (named, self._arrays)]
         if shapes[0] != shapes[1]:
@@ -81,7 +80,7 @@ class Parameters:
         assign(self._arrays, self.pieces(self.values() + by))
 
     def at(self, displacement: Vector, function: Callable[[], T]) -> T:
-        """What a function gives where the parameters are moved; then they have their bits again."""
+        """Call a function while the parameters are moved; return its result and restore their bits."""
         kept = self._weights.copies()
         try:
             self.move(displacement)

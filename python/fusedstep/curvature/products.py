@@ -13,8 +13,8 @@ from .parameters import Parameters, Vector
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-    from ..engine import Engine
-    from ..structure import Params
+    from ..arrays.structure import Params
+    from ..engine.engine import Engine
 
 Gradient = Callable[[], Any]
 
@@ -22,33 +22,33 @@ Gradient = Callable[[], Any]
 def hessian(gradient: Gradient, params: Params | Engine) -> LinearOperator:
     """The Hessian as a SciPy operator, whose product with a vector takes two gradients.
 
-    ``H·v ≈ (g(x + ε·v) - g(x - ε·v)) / 2ε`` at the parameters x as they are then. (In exact arithmetic:
-    Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147.) A vector has all parameters end to end, each in C order,
-    in float64.
+    ``H·v ≈ (g(x + ε·v) - g(x - ε·v)) / 2ε`` at the parameters' values x at that time. (In exact arithmetic:
+    Pearlmutter 1994, doi:10.1162/neco.1994.6.1.147.) A vector holds all parameters end to end, each in C
+    order, in float64.
 
     `gradient` is called without arguments and returns the gradients at the parameters' present values, in
-    their structure, shapes and dtypes: each time of the same data, with nothing random, and with the terms
-    that an optimizer would add, such as ``l2``. `params` is what optimizers take, an array, a sequence or
-    mapping of arrays, or groups of them, or an optimizer. For each gradient the parameters are moved in
-    place; then they have their bits again, also after an error or an interrupt.
+    their structure, shapes and dtypes. Each call must use the same data, nothing random, and add the terms
+    that an optimizer would add, such as ``l2``. `params` is what an optimizer takes (an array, a sequence or
+    mapping of arrays, or groups of them) or an optimizer. For each gradient the parameters are moved in
+    place; then their bits are restored, also after an error or an interrupt.
 
     Raises TypeError or ValueError, naming the array, for parameters that are not float32 or float64 (in 16
-    bits, differences would be noise), and, in a product, for gradients that are not finite or not like their
-    parameters. Needs SciPy: ``pip install "fusedstep[curvature]"``.
+    bits, differences would be noise), and, in a product, for gradients that are not finite or do not match
+    their parameters. Needs SciPy: ``pip install "fusedstep[curvature]"``.
     """
     return operator(gradient, Parameters(params))
 
 
 def operator(gradient: Gradient, parameters: Parameters) -> LinearOperator:
-    """The same for parameters that are read already."""
+    """The same for parameters that are already joined."""
 
     def product(vector: Vector) -> Vector:
         v = vector.ravel()
         length = np.linalg.norm(v)
         if not length:
             return np.zeros_like(v)
-        # Rounding x and the gradients leaves an error of about eps·(1 + |x|) / ε, the third derivative one of
-        # about ε²: alike at the cube root, and a fifth of it for networks, which bend sooner than that.
+        # Rounding x and the gradients causes an error of about eps·(1 + |x|) / ε, the third derivative one of
+        # about ε². At the cube root they are equal; networks bend sooner, so a fifth of it suits them.
         epsilon = np.cbrt(parameters.eps * (1 + np.linalg.norm(parameters.values()))) / 5
         ahead, behind = (
             parameters.at(sign * epsilon / length * v, lambda: parameters.gradient(gradient()))

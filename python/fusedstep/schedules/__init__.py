@@ -1,4 +1,4 @@
-"""Hyperparameters that change: functions of the step t = 1, 2, …, and those that are told how training goes.
+"""Schedules of hyperparameters: functions of the step t = 1, 2, …, or of how training goes.
 
 Give one to any hyperparameter, ``fs.AdamW(params, lr=schedules.Cosine(1e-3, steps=10_000))``, or to torch,
 ``LambdaLR(optimizer, schedule.from_zero)`` with an optimizer whose lr is 1.

@@ -1,4 +1,4 @@
-"""Schedules made of others."""
+"""Schedules made of other schedules."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .schedule import Count, CountOr0, Counts, Part, Schedule, Value, checked_pa
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """From `start`, default 0, in a straight line to the first value of `then`, which begins after `steps`.
+    """A straight line from `start`, default 0, to the first value of `then`, which begins after `steps`.
 
-    Step 1 has `start`: with 0 it changes nothing. Goyal et al., arXiv:1706.02677, section 2.2. As optax's
-    warmup schedules.
+    Step 1 gets `start`; a step size of 0 changes nothing. Goyal et al., arXiv:1706.02677, section 2.2. Like
+    optax's warmup schedules.
     """
 
     then: Part
@@ -33,9 +33,9 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class Sequential(Schedule):
-    """The first of `parts`, and the next one after so many steps as each of `after` says.
+    """One part after another: ``parts[i + 1]`` takes over after step ``after[i]``.
 
-    Each part counts its own steps, from 1. As torch's SequentialLR, and optax's join_schedules.
+    Each part counts its own steps, from 1. Like torch's SequentialLR, and optax's join_schedules.
     """
 
     parts: tuple[Part, ...]
@@ -57,11 +57,11 @@ class Sequential(Schedule):
 
 @dataclass(frozen=True)
 class WarmupStableDecay(Schedule):
-    """From `start` up to `peak` in `warmup` steps, `stable` steps there, and down to `end` in `decay` steps.
+    """A rise from `start` to `peak` in `warmup` steps, `stable` steps at `peak`, a fall to `end` in `decay`.
 
-    Both ways are straight lines; start, end: default 0. Hu et al., arXiv:2404.06395; Hägele et al.,
-    arXiv:2405.18392. Another way down: ``Sequential((Warmup(Constant(peak), warmup), Cosine(peak, decay)),
-    after=(warmup + stable,))``.
+    Rise and fall are straight lines. start, end: default 0. Hu et al., arXiv:2404.06395; Hägele et al.,
+    arXiv:2405.18392. For another form of the fall: ``Sequential((Warmup(Constant(peak), warmup), Cosine(peak,
+    decay)), after=(warmup + stable,))``.
     """
 
     peak: Value
@@ -80,9 +80,9 @@ class WarmupStableDecay(Schedule):
 
 @dataclass(frozen=True)
 class PerEpoch(Schedule):
-    """A schedule whose t counts epochs of `steps` steps: constant within each.
+    """A schedule whose t counts epochs of `steps` steps, so its value is constant within an epoch.
 
-    As torch's schedulers, when their ``step()`` is called after each epoch.
+    Like torch's schedulers, when their ``step()`` is called after each epoch.
     """
 
     schedule: Part

@@ -9,15 +9,16 @@ from .decay import along_cosine, passed
 from .schedule import Count, ProperFraction, Schedule, Value
 
 DERIVED: Any = None
-"""The default of a field that other fields give."""
+"""The default of a field that is computed from other fields."""
 
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Half waves of the cosine from `start` to `end`, default 0, one after another (SGDR).
+    """Repeated half waves of the cosine, each from `start` to `end`, default 0 (SGDR).
 
-    The first takes `steps` steps, each further one `growth` times as many, default 1. Loshchilov & Hutter,
-    arXiv:1608.03983. As torch's CosineAnnealingWarmRestarts, and optax's sgdr_schedule.
+    The first takes `steps` steps, each later one `growth` times as many as the one before, default 1.
+    Loshchilov & Hutter, arXiv:1608.03983. Like torch's CosineAnnealingWarmRestarts, and optax's
+    sgdr_schedule.
     """
 
     start: Value
@@ -37,11 +38,11 @@ class CosineRestarts(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """On a cosine from `start` up to `peak`, at step ``rise·steps``, and down to `end`, at step `steps`.
+    """A cosine from `start` up to `peak`, at step ``rise·steps``, and down to `end`, at step `steps`.
 
     rise: in (0, 1), default 0.3. start: default ``peak / 25``. end: default ``start / 1e4``. Smith & Topin,
-    arXiv:1708.07120. As torch's OneCycleLR with two phases. Momentum, which goes the other way there, is
-    ``OneCycle(peak=0.85, start=0.95, end=0.95, steps=steps)``.
+    arXiv:1708.07120. Like torch's OneCycleLR with two phases. For momentum, which goes the other way there,
+    use ``OneCycle(peak=0.85, start=0.95, end=0.95, steps=steps)``.
     """
 
     peak: Value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from ..hyperparameters import POSITIVE, REAL
+from ..formula.hyperparameters import POSITIVE, REAL
 from .schedule import Count, Counts, Schedule, Size, Value
 
 Power = Annotated[float, POSITIVE]
@@ -18,7 +18,7 @@ Power = Annotated[float, POSITIVE]
 class Step(Schedule):
     """``start·factor^⌊(t - 1) / every⌋``: multiplied by `factor`, default 0.1, after each `every` steps.
 
-    As torch's StepLR, and optax's exponential_decay(staircase=True).
+    Like torch's StepLR, and optax's exponential_decay(staircase=True).
     """
 
     start: Value
@@ -31,9 +31,9 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """Multiplied by `factor`, default 0.1, after so many steps as each of `after` says.
+    """`start`, multiplied by `factor`, default 0.1, after each of the step numbers in `after`.
 
-    As torch's MultiStepLR, and optax's piecewise_constant_schedule.
+    Like torch's MultiStepLR, and optax's piecewise_constant_schedule.
     """
 
     start: Value
@@ -50,7 +50,7 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """``start·e^(-rate·(t - 1))``. As torch's ExponentialLR with ``gamma = e^-rate``."""
+    """``start·e^(-rate·(t - 1))``. Like torch's ExponentialLR with ``gamma = e^-rate``."""
 
     start: Value
     rate: Size
@@ -72,9 +72,9 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """``end + (start - end)·(1 - (t - 1) / steps)^power``, and `end`, default 0, after these steps.
+    """``end + (start - end)·(1 - (t - 1) / steps)^power`` for `steps` steps, then `end`, default 0.
 
-    power: default 1. As torch's PolynomialLR, and optax's polynomial_schedule.
+    power: default 1. Like torch's PolynomialLR, and optax's polynomial_schedule.
     """
 
     start: Value
@@ -89,9 +89,9 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """From `start` in a straight line to `end`, default 0, which it has after `steps` steps.
+    """A straight line from `start` to `end`, default 0, which it reaches after `steps` steps.
 
-    As torch's LinearLR, and optax's linear_schedule.
+    Like torch's LinearLR, and optax's linear_schedule.
     """
 
     start: Value
@@ -104,9 +104,9 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a wave of the cosine from `start` to `end`, default 0, which it has after `steps` steps.
+    """Half a wave of the cosine from `start` to `end`, default 0, which it reaches after `steps` steps.
 
-    ``end + (start - end)·(1 + cos(π·(t - 1) / steps)) / 2``. Loshchilov & Hutter, arXiv:1608.03983. As
+    ``end + (start - end)·(1 + cos(π·(t - 1) / steps)) / 2``. Loshchilov & Hutter, arXiv:1608.03983. Like
     torch's CosineAnnealingLR, which rises again after these steps, and optax's cosine_decay_schedule.
     """
 
@@ -120,9 +120,9 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """The first of `values`, and the next one after so many steps as each of `after` says.
+    """One value after another: ``values[i + 1]`` takes over after step ``after[i]``.
 
-    As torch's SequentialLR of ConstantLR, and optax's piecewise_constant_schedule.
+    Like torch's SequentialLR of ConstantLR, and optax's piecewise_constant_schedule.
     """
 
     values: Annotated[tuple[float, ...], REAL]
@@ -141,7 +141,7 @@ class Piecewise(Schedule):
 
 
 def momentum_steps(every: int) -> Piecewise:
-    """The momentum of the first steps 0.5, and after each `every` steps the next of 0.9, 0.95, 0.99.
+    """Momentum that starts at 0.5 and takes the next of 0.9, 0.95, 0.99 after each `every` steps.
 
     Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html, on momentum that grows.
     """
@@ -150,9 +150,9 @@ def momentum_steps(every: int) -> Piecewise:
 
 @dataclass(frozen=True)
 class PiecewiseLinear(Schedule):
-    """At step ``at[i]`` the value ``values[i]``, straight lines between, constant before and after.
+    """The value ``values[i]`` at step ``at[i]``, straight lines between them, constant before and after.
 
-    As optax's piecewise_interpolate_schedule("linear").
+    Like optax's piecewise_interpolate_schedule("linear").
     """
 
     values: Annotated[tuple[float, ...], REAL]
@@ -178,18 +178,18 @@ def passed(t: float, start: float, end: float) -> float:
 
 
 def along_cosine(start: float, end: float, fraction: float) -> float:
-    """From `start` to `end` on half a wave of the cosine."""
+    """The value at `fraction` of half a wave of the cosine from `start` to `end`."""
     return between(start, end, (1 - math.cos(math.pi * fraction)) / 2)
 
 
 def between(start: float, end: float, fraction: float) -> float:
-    """From `start` to `end` in a straight line, both of which it meets exactly."""
+    """The value at `fraction` of a straight line from `start` to `end`, exact at both ends."""
     if fraction < 0.5:
         return start + (end - start) * fraction
     return end - (end - start) * (1 - fraction)
 
 
 def check_rising(schedule: Schedule, name: str, steps: tuple[int, ...]) -> None:
-    """An error unless each number of steps is larger than the one before."""
+    """Raise ValueError unless each number of steps is larger than the one before."""
     if any(a >= b for a, b in pairwise(steps)):
         raise ValueError(f"{name} of {type(schedule).__name__} must rise, got {steps}")

@@ -1,4 +1,4 @@
-"""Schedules that are told how training goes."""
+"""Schedules that react to how training goes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from ..hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
+from ..formula.hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
 from ..improvement import Mode, checked_figure, checked_mode, improves
 from ..stateful import same
 from .schedule import CountOr0, Fraction, Number, ProperFraction, Schedule, Size, Value, number_fields
@@ -17,10 +17,11 @@ Above = Annotated[float, Interval("(1, inf)", lambda x: 1 < x < math.inf)]
 
 
 class Feedback(Schedule):
-    """A schedule with a value that only `observe` changes, the same at every step until then.
+    """A schedule whose value only `observe` changes; until then it is the same at every step.
 
-    It can be a part of others: ``Warmup(Plateau(0.1), 500)``, ``Cosine(1.0, 10_000) * Plateau(0.1)``.
-    `state_dict` has what it was told; an optimizer's has that of its schedules.
+    It can be a part of other schedules: ``Warmup(Plateau(0.1), 500)``, ``Cosine(1.0, 10_000) *
+    Plateau(0.1)``. `state_dict` holds what it has observed; an optimizer's `state_dict` includes that of its
+    schedules.
     """
 
     value: float
@@ -30,15 +31,15 @@ class Feedback(Schedule):
         return self.value
 
     def observe(self, figure: float) -> float:
-        """Take a figure into account; return the value from now on."""
+        """Take a figure into account; return the new value."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """The value, and what the next `observe` compares with."""
+        """The value, and the numbers that the next `observe` compares with."""
         return {name: getattr(self, name) for name in self._remembered()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
         same(f"state of {type(self).__name__}", state_dict, self._remembered())
         numbers = {
             name: number.checked(self._label(name), state_dict[name])
@@ -54,12 +55,13 @@ class Feedback(Schedule):
 
 @dataclass(eq=False)
 class Plateau(Feedback):
-    """`start`, multiplied by `factor` when a figure has not become better for more than `patience` epochs.
+    """`start`, multiplied by `factor` when a figure has not improved for more than `patience` epochs.
 
-    factor: in [0, 1], default 0.1. patience: default 10. A figure is better than the best so far if it is
-    lower (mode "min", the default) or higher ("max") by more than ``threshold·|best|``, default 1e-4; one
-    that is not finite is not. cooldown: epochs after a change that do not count, default 0. minimum: default
-    0. As torch's ReduceLROnPlateau(eps=0), where figures are positive and finite.
+    factor: in [0, 1], default 0.1. patience: default 10. A figure improves if it is lower than the best so
+    far (mode "min", the default) or higher ("max") by more than ``threshold·|best|``, threshold default 1e-4;
+    a figure that is not finite never improves. cooldown: number of epochs after a change that do not count,
+    default 0. minimum: the lower limit of the value, default 0. Like torch's ReduceLROnPlateau(eps=0) if
+    figures are positive and finite.
     """
 
     start: Value
@@ -80,7 +82,7 @@ class Plateau(Feedback):
         self.value = self.start
 
     def observe(self, figure: float) -> float:
-        """Take the figure of an epoch, such as a validation loss; return the value from now on."""
+        """Take the figure of an epoch, such as a validation loss; return the new value."""
         figure = checked_figure(figure)
         if improves(figure, self.best, self.threshold, self.mode):
             self.best, self.stalled = figure, 0
@@ -96,13 +98,13 @@ class Plateau(Feedback):
 
 @dataclass(eq=False)
 class EveAnnealing(Feedback):
-    """Raised where the gradients hardly change from epoch to epoch, lowered where they change much.
+    """A value that rises while the gradients hardly change between epochs, and falls when they change much.
 
-    The change is ``|s - s'| / min(s, s')`` of the mean squares s', s of two epochs' gradients. Up to `flat`,
-    default 0.1, the loss is flat, and the value is multiplied by `up`, default 1.1; above `steep`, default
-    0.5, and where s is not finite, by `down`, default 0.5. It stays within `minimum` and `maximum`. (The rule
-    `Eve` is something else.) The first figure changes nothing; after one that is not finite, the next is
-    compared with the one before it.
+    The change is ``|s - s'| / min(s, s')``, with s' and s the mean squares of the gradients of two epochs. If
+    it is at most `flat`, default 0.1, the loss is flat, and the value is multiplied by `up`, default 1.1. If
+    it is above `steep`, default 0.5, or s is not finite, the value is multiplied by `down`, default 0.5. It
+    stays within `minimum` and `maximum`. (The rule `Eve` is something else.) The first figure changes
+    nothing. The figure after one that is not finite is compared with the last finite one.
     """
 
     start: Value
@@ -124,7 +126,7 @@ class EveAnnealing(Feedback):
         self.value = self.start
 
     def observe(self, figure: float) -> float:
-        """Take the mean square of an epoch's gradients, or any multiple of it; return the value from now on.
+        """Take the mean square of an epoch's gradients, or any multiple of it; return the new value.
 
         The mean of ``fs.global_norm(grads)**2`` over the epoch's steps will do.
         """

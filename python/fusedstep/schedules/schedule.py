@@ -1,4 +1,4 @@
-"""What all schedules are: functions of the step that can be checked, printed, multiplied and drawn."""
+"""The base of all schedules: functions of the step that can be checked, printed, multiplied and drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, cast, get_args, get_origin
 
 from ..extras import imported
-from ..hyperparameters import (
+from ..formula.hyperparameters import (
     COUNT,
     COUNT_OR_0,
     NONNEGATIVE,
@@ -24,7 +24,7 @@ from ..stateful import Stateful, restore, states
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..hyperparameters import Scheduled
+    from ..formula.hyperparameters import Scheduled
 
 Part: TypeAlias = Callable[[int], float]
 """A schedule, or any other function of the step t = 1, 2, …"""
@@ -41,12 +41,12 @@ ProperFraction = Annotated[float, PROPER_FRACTION]
 class Schedule:
     """A hyperparameter as a function of the step t = 1, 2, …: the first step gets ``schedule(1)``.
 
-    What a schedule's class calls `steps`, `every` or `after` counts steps of the optimizer; multiply by the
-    steps of an epoch, or see `PerEpoch`, to count epochs. Schedules are printed as what makes them, and those
-    of the step alone are equal if their fields are. A part of one is any callable of t. ``a * b`` is their
-    product, also with a number or any other callable.
+    The fields `steps`, `every` and `after` count steps of the optimizer; to count epochs, multiply by the
+    steps of an epoch, or see `PerEpoch`. A schedule prints as the call that makes it. Schedules that depend
+    on the step alone are equal if their fields are. A part of a schedule is any callable of t. ``a * b`` is
+    the product of two schedules, or of one with a number or any other callable.
 
-    Constructors raise TypeError or ValueError, naming the field, for what is no such number or callable.
+    Constructors raise TypeError or ValueError, naming the field, for an invalid number or callable.
     """
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Schedule:
         raise NotImplementedError
 
     def from_zero(self, t: int) -> float:
-        """The value for what counts steps from 0: torch's LambdaLR, or optax."""
+        """The value for callers that count steps from 0: torch's LambdaLR, or optax."""
         return self(t + 1)
 
     def __mul__(self, other: Scheduled) -> Chained:
@@ -83,18 +83,18 @@ class Schedule:
         return axes
 
     def state_dict(self) -> dict[str, Any]:
-        """What its parts have been told, as of `Plateau`; empty for functions of the step alone."""
+        """The state of its parts, such as a `Plateau`; empty for functions of the step alone."""
         return states(self._stateful())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises ValueError or TypeError, and then changes nothing."""
+        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
         restore(f"state of {type(self).__name__}", self._stateful(), state_dict)
 
     def _label(self, name: str) -> str:
         return f"{name} of {type(self).__name__}"
 
     def _stateful(self) -> dict[str, Stateful]:
-        """The parts that have a state, by the names of the fields and their places in them."""
+        """The parts that have a state, by the field's name and their position in the field."""
         found = {}
         for field in fields(self):  # type: ignore[arg-type]  # every schedule is a dataclass
             value = getattr(self, field.name)
@@ -105,7 +105,7 @@ class Schedule:
 
 
 class Number(NamedTuple):
-    """What a field may be: a number, several, or perhaps none."""
+    """The values that a field may have: one number, several, or also None."""
 
     kind: type
     interval: Interval
@@ -166,12 +166,12 @@ class Chained(Schedule):
 
 
 def as_part(value: Scheduled) -> Part:
-    """A number as a schedule."""
+    """`value` as a part of a schedule."""
     return value if callable(value) else Constant(value)
 
 
 def checked_parts(schedule: Schedule, parts: Any) -> tuple[Part, ...]:
-    """`parts` as a tuple; an error if one of them cannot be called, or there is none."""
+    """Return `parts` as a tuple; raise an error if one of them cannot be called, or there is none."""
     if not isinstance(parts, Iterable):
         raise TypeError(f"parts of {type(schedule).__name__} must be a sequence, got {parts!r}")
     found = tuple(parts)
@@ -183,6 +183,6 @@ def checked_parts(schedule: Schedule, parts: Any) -> tuple[Part, ...]:
 
 
 def checked_part(schedule: Schedule, part: Any) -> None:
-    """An error if `part` cannot be called."""
+    """Raise TypeError if `part` cannot be called."""
     if not callable(part):
         raise TypeError(f"a part of {type(schedule).__name__} must be a function of the step, got {part!r}")

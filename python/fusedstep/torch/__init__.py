@@ -1,4 +1,4 @@
-"""The rules as torch optimizers on the CPU, fused: those of torch.optim in its form, all others in theirs."""
+"""The rules as fused torch optimizers on the CPU: torch.optim's with its arguments, others with their own."""
 
 from __future__ import annotations
 

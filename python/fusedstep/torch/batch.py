@@ -1,213 +1,191 @@
-"""The parameters of a step that share a kernel and its coefficients, with their state in torch's form."""
+"""The shares of torch's tensors: parameters of a group with the same kernel and the same count of steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core, average
-from ..hyperparameters import At
-from ..kernel import Array, Kernel, MatrixKernel
-from ..optimizer import Optimizer
-from ..plan import Adapted, Measured, Row, adapted, row
+from .. import _core
+from ..engine.step import Turned, Work
+from ..formula.at import At
+from ..formula.coefficients import Measured
+from ..formula.kernel import Arithmetic, Array, Kernel
+from ..formula.slots import AVERAGE
 from .distributed import totals
+from .form import Form, State
 
-State: TypeAlias = dict[str, Any]
-"""What an optimizer keeps for a parameter."""
-
-STEPS = "step"
-
-
-class Form(NamedTuple):
-    """How the state of a rule lies in ``state[p]``."""
-
-    rule: type[Optimizer]
-    names: Mapping[str, str]
-    """The keys of slots and scalars that have not the rule's own names."""
-    counted: bool
-    """Whether steps are counted. If not, state that is there is of an earlier step."""
-    scalar_dtype: torch.dtype
-    state_dtype: torch.dtype | None
-    steps_rows: Callable[[Mapping[str, Any]], bool]
-    """Whether, with these hyperparameters, a sparse gradient leaves alone what it has no elements for."""
-
-    def key(self, name: str) -> str:
-        """The key of a slot or scalar."""
-        return self.names.get(name, name)
-
-    @property
-    def number_keys(self) -> list[str]:
-        """The keys of what is one number for a parameter: the count of its steps, scalars and numbers."""
-        return [*([STEPS] if self.counted else []), *map(self.key, (*self.rule.scalars, *self.rule.numbers))]
-
-    @property
-    def shared(self) -> int:
-        """How many of them, the first ones, are alike in parameters that share coefficients."""
-        return self.counted + len(self.rule.scalars)
-
-    def kept_as(self, p: Tensor) -> torch.dtype:
-        """What the state of `p` is kept as."""
-        if self.state_dtype is None:
-            return p.dtype
-        return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
+Members = list[int] | None
+"""Positions among the parameters that were looked up together; None means all."""
 
 
-class Batch(NamedTuple):
-    """Parameters whose step has one row of coefficients, with what these depend on."""
+class Group:
+    """The parameters of a group that have a gradient and the same kernel, looked up with their state."""
 
-    form: Form
-    h: Mapping[str, Any]
-    kernel: Kernel
-    steps: int
-    """Done before this one."""
-    scalars: Mapping[str, float]
-    found: _core.Gathered
-    """All parameters of the group with this kernel that have a gradient."""
-    members: list[int] | None
-    """Which of them; None: all."""
+    def __init__(
+        self,
+        plan: _core.TorchPlan,
+        form: Form,
+        h: Mapping[str, Any],
+        kernel: Kernel,
+        parameters: list[Tensor],
+        states: dict[Tensor, State],
+        room: MutableMapping[Tensor, Tensor],
+    ) -> None:
+        """Look up the parameters. `h` are their hyperparameters, `room` holds the tensors for directions."""
+        self.form = form
+        self.h = h
+        self.kernel = kernel
+        self.averaged = bool(h["ema"] != 0)
+        self.new: dict[Tensor, State] = {}
+        """The state of parameters that lacked some; the optimizer adopts it once the step cannot fail."""
+        self._known = states
+        keys = [form.key(slot) for slot in kernel.operands] + ([AVERAGE] if self.averaged else [])
+        seen = states
+        if kernel.turns:
+            seen = {p: _with_room(form, kernel, p, states.get(p, {}), room) for p in parameters}
+        self.found = _core.TorchParameters(plan, parameters, seen, keys, form.scalar_keys, self.averaged)
+        self._lacking = self.found.lacking()
+        if self._lacking:
+            found = self.found.parameters()
+            for i in self._lacking:
+                p = found[i]
+                self.new[p] = state = form.completed(h, kernel, p, states.get(p, {}))
+                whole = {**seen.get(p, {}), **state}
+                self.found.complete(i, [whole[key] for key in keys], [whole[key] for key in form.scalar_keys])
+
+    def batches(self) -> list[Batch]:
+        """The parameters, divided by their count of steps and all else that their coefficients depend on."""
+        alike = self.found.alike(self.form.shared) if self.form.counted else self._by_novelty()
+        names = self.form.rule.scalars
+        return [
+            Batch(self, int(steps), dict(zip(names, scalars, strict=True)), members)
+            for (steps, *scalars), members in alike
+        ]
+
+    def state(self, p: Tensor) -> State:
+        """The state of a parameter, including the state that this step adds."""
+        return self.new.get(p) or self._known.get(p, {})
+
+    def _by_novelty(self) -> list[tuple[list[float], Members]]:
+        """Parameters whose steps are not counted, divided into those at their first step and all others."""
+        old = sorted(set(range(len(self.found))).difference(self._lacking))
+        return [([steps], members) for steps, members in ((0.0, self._lacking), (1.0, old)) if members]
+
+
+class Batch:
+    """Parameters that share their coefficients at a step."""
+
+    owners: Callable[[], list[Tensor]]
+    """The parameters themselves, even if other tensors are stepped in their place; set before the step."""
+
+    def __init__(self, group: Group, steps: int, scalars: dict[str, float], members: Members) -> None:
+        """`steps` counts the steps before this one; `scalars` are their result."""
+        self.group = group
+        self.rule = group.form.rule
+        self.kernel = group.kernel
+        self.averaged = group.averaged
+        self.t = steps + 1
+        self.found = group.found
+        self.members = members
+        self._scalars = scalars
 
     @property
     def slots(self) -> int:
-        """How many tensors of state a parameter has, the average of its weights included."""
-        return len(self.kernel.slots) + self.averaged
+        """The number of state tensors of a parameter, including the average of its weights."""
+        return len(self.kernel.operands) + self.averaged
 
     @property
-    def averaged(self) -> bool:
-        """Whether the weights are averaged."""
-        return bool(self.h["ema"] != 0)
+    def steps_rows(self) -> bool:
+        """Whether a sparse gradient steps only the rows that it has."""
+        return self.group.form.steps_rows(self.group.h)
+
+    def part(self, members: Members) -> Batch:
+        """A batch of some of the parameters."""
+        return Batch(self.group, self.t - 1, self._scalars, members)
 
     def at(self) -> At:
-        """Hyperparameters and scalars at this step."""
-        return At(**self.h, **self.scalars, kernel=self.kernel, before=self.scalars, next=self.h.__getitem__)
+        h = self.group.h
+        return At(
+            {
+                **h,
+                **self._scalars,
+                "kernel": self.kernel,
+                "sweep": self.kernel.sweeps[-1],
+                "before": self._scalars,
+                "next": h.__getitem__,
+            }
+        )
 
-    def row(self, h: At, loss: float | None, scale: float) -> tuple[Row, dict[str, float]]:
-        """The coefficients, and the scalars after the step."""
-        return row(self.form.rule, h, self.steps + 1, loss=loss, scale=scale, averaged=self.averaged)
+    @torch.no_grad()
+    def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
+        turned: Turned = []
+        kernel, form = self.kernel, self.group.form
+        others = [name for name in kernel.turned if name != kernel.room]
+        directions = self.found.state(kernel.operands.index(kernel.room), self.members)
+        for p, o in zip(self.owners(), directions, strict=True):
+            state = self.group.state(p)
+            small = {name: state[form.key(name)] for name in others}
+            for name, tensor in small.items():
+                shape = kernel.slots[name].shape(tuple(o.shape))
+                if tuple(tensor.shape) != shape:
+                    raise ValueError(f"state {name!r} has shape {tuple(tensor.shape)}, here {shape}")
+            dtype = kept_direction(form, kernel, p, state)
+            o.copy_(o.to(dtype))  # rounded to its dtype, even if the plan has a wider copy
+            wide = _wide(o)
+            arrays = {name: _wide(tensor).numpy() for name, tensor in small.items()}
+            after = kernel.turn(arithmetic, h, self.t, **{kernel.room: wide.numpy()}, **arrays)
+            o.copy_(wide.to(dtype))
+            turned.append((state, after))
+        return turned
 
-    def adapted(self, h: At, owners: Sequence[Tensor], sums: Array) -> Adapted:
-        """What parameters have of their own; `owners` are the parameters themselves."""
+    def measured(self, positions: Sequence[int], sums: Array) -> Measured:
         sizes = np.array(self.found.sizes(self.members), np.float64)
-        sizes, *of_all = totals(owners, np.column_stack([sizes, sums])).T
-        shared = self.form.shared
+        sizes, *of_all = totals(self.owners(), np.column_stack([sizes, sums])).T
+        shared = self.group.form.shared
         numbers = {
             name: np.array(self.found.values(shared + k, self.members))
-            for k, name in enumerate(self.form.rule.numbers)
+            for k, name in enumerate(self.rule.numbers)
         }
-        return adapted(self.form.rule, h, self.steps + 1, Measured(sizes, of_all, numbers))
+        return Measured(sizes, of_all, numbers)
 
-    def advance(self, scalars: Mapping[str, float]) -> None:
-        """Count the step, and set the scalars that it has led to."""
-        count = [self.steps + 1.0] if self.form.counted else []
-        for k, value in enumerate([*count, *scalars.values()]):
-            self.found.fill(k, self.members, value)
-
-    def assign(self, numbers: Mapping[str, Array]) -> None:
-        """Set the numbers that parameters have of their own."""
-        for k, name in enumerate(self.form.rule.numbers):
-            self.found.assign(self.form.shared + k, self.members, numbers[name].tolist())
-
-
-def gather(
-    plan: _core.TensorPlan,
-    form: Form,
-    h: Mapping[str, Any],
-    kernel: Kernel,
-    parameters: list[Tensor],
-    states: dict[Tensor, State],
-    room: MutableMapping[Tensor, Tensor],
-) -> tuple[list[Batch], list[tuple[Tensor, State]]]:
-    """The batches of those parameters that have a gradient, and the state that they lacked so far.
-
-    `h` are the hyperparameters of all of them, `kernel` is the update, `room` is for directions.
-    """
-    averaged = bool(h["ema"] != 0)
-    extra = [average.SLOT] if averaged else []
-    known = states
-    keys, number_keys = [form.key(slot) for slot in (*kernel.slots, *extra)], form.number_keys
-    if isinstance(kernel, MatrixKernel):
-        states = {p: _with_direction(form, kernel, p, states.get(p, {}), room) for p in parameters}
-    found = _core.Gathered(plan, parameters, states, keys, number_keys, averaged)
-    new = []
-    if lacking := found.lacking():
-        all_parameters = found.parameters()
-        for i in lacking:
-            p = all_parameters[i]
-            state = completed(form, h, p, known.get(p, {}))
-            whole = {**states.get(p, {}), **state}
-            found.complete(i, [whole[key] for key in keys], [whole[key] for key in number_keys])
-            new.append((p, state))
-    alike = found.alike(form.shared) if form.counted else _by_novelty(len(found), lacking)
-    batches = [
-        Batch(form, h, kernel, int(steps), dict(zip(form.rule.scalars, scalars, strict=True)), found, members)
-        for (steps, *scalars), members in alike
-    ]
-    return batches, new
+    @torch.no_grad()
+    def keep(self, work: Work) -> None:
+        form, found, members = self.group.form, self.found, self.members
+        if form.counted:
+            found.fill(0, members, float(self.t))
+        for k, name in enumerate(self.rule.scalars, start=form.counted):
+            if name in work.scalars:
+                found.fill(k, members, work.scalars[name])
+        for k, name in enumerate(self.rule.numbers, start=form.shared):
+            if name in work.tensors:
+                found.assign(k, members, work.tensors[name].tolist())
+        for state, slots in work.turned:
+            for name, value in slots.items():
+                state[form.key(name)].copy_(torch.from_numpy(value))
 
 
-def _by_novelty(size: int, new: list[int]) -> list[tuple[list[float], list[int] | None]]:
-    """Parameters whose steps are not counted: those that begin, and those that go on."""
-    old = sorted(set(range(size)).difference(new))
-    return [([steps], members) for steps, members in ((0.0, new), (1.0, old)) if members]
+def kept_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> torch.dtype:
+    """The dtype that a direction is rounded to: that of the rest of the state."""
+    kept = [state[form.key(slot)] for slot in kernel.operands if form.key(slot) in state]
+    dtype: torch.dtype = kept[0].dtype if kept else form.kept_as(p)
+    return dtype
 
 
-def completed(form: Form, h: Mapping[str, Any], p: Tensor, state: State) -> State:
-    """The state of `p`, with what it lacks at the first value."""
-    complete, initial = dict(state), form.rule.initial(h)
-    if form.counted and STEPS not in state:
-        complete[STEPS] = torch.zeros((), dtype=torch.float32)
-    for name, value in {**form.rule.scalars, **form.rule.numbers}.items():
-        complete.setdefault(form.key(name), torch.tensor(value, dtype=form.scalar_dtype))
-    kernel = kernel_of(form.rule, h, p)
-    for slot in (*kernel.state, average.SLOT) if h["ema"] != 0 else kernel.state:
-        if form.key(slot) not in state:
-            copied = slot in (average.SLOT, *form.rule.copies)
-            complete[form.key(slot)] = (
-                p.detach().to(form.kept_as(p), copy=True)
-                if copied
-                else _filled(p, initial.get(slot, 0.0), form.kept_as(p))
-            )
-    if isinstance(kernel, MatrixKernel):
-        for name, shape in kernel.factors(tuple(p.shape)).items():
-            complete.setdefault(form.key(name), p.new_zeros(shape, dtype=form.kept_as(p)))
-    return complete
-
-
-def by_kernel(
-    rule: type[Optimizer], h: Mapping[str, Any], parameters: list[Tensor]
-) -> list[tuple[Kernel, list[Tensor]]]:
-    """The parameters that share an update; most rules have one for all."""
-    chosen = SimpleNamespace(**h)
-    kernel, of_matrices = rule.choose_kernel(chosen), rule.choose_matrix_kernel(chosen)
-    if of_matrices is None:
-        return [(kernel, parameters)]
-    matrices = [p for p in parameters if of_matrices.takes(p.ndim)]
-    others = [p for p in parameters if not of_matrices.takes(p.ndim)]
-    return [(of_matrices, matrices), (kernel, others)]
-
-
-def kernel_of(rule: type[Optimizer], h: Mapping[str, Any], p: Tensor) -> Kernel:
-    """The update of a parameter."""
-    ((kernel, _),) = [pair for pair in by_kernel(rule, h, [p]) if pair[1]]
-    return kernel
-
-
-def _with_direction(
+def _with_room(
     form: Form, kernel: Kernel, p: Tensor, state: State, room: MutableMapping[Tensor, Tensor]
 ) -> State:
-    """The state, and room for the direction, which is no state."""
-    kept = [state[form.key(slot)] for slot in kernel.state if form.key(slot) in state]
-    dtype = kept[0].dtype if kept else form.kept_as(p)
+    """The state, with a tensor added for the direction, which is not state itself."""
+    dtype = kept_direction(form, kernel, p, state)
     o = room.get(p)
     if o is None or o.dtype != dtype or o.shape != p.shape or o.stride() != p.stride():
         room[p] = o = torch.empty_like(p, dtype=dtype, requires_grad=False)
-    return {**state, kernel.slots[-1]: o}
+    return {**state, kernel.room: o}
 
 
-def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
-    fill = complex(value, value) if p.is_complex() else value
-    return torch.full_like(p, fill, dtype=dtype, requires_grad=False)
+def _wide(tensor: Tensor) -> Tensor:
+    """A tensor in a dtype that NumPy has."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernel import Array
+from ..formula.kernel import Array
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor; to import the class would load all of torch.distributed."""
+    """Whether the tensor is a DTensor; importing the class would load all of torch.distributed."""
     return hasattr(tensor, "to_local")
 
 
@@ -24,14 +24,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def local_gradient(p: Any, g: Any) -> Tensor:
-    """The local part of a gradient, divided among processes as its parameter is."""
+    """The local part of a gradient, after dividing it among processes as its parameter is."""
     if is_distributed(g) and g.placements != p.placements:
         g = g.redistribute(p.device_mesh, p.placements)
     return local(g)
 
 
 def totals(parameters: Sequence[Any], sums: Array) -> Array:
-    """Sums over parameters, a row for each, from those over the parts that this process has."""
+    """Sums over whole parameters, a row for each, from the sums over the parts in this process."""
     ways: dict[Any, list[int]] = {}
     for i, p in enumerate(parameters):
         if is_distributed(p):
@@ -46,7 +46,7 @@ def totals(parameters: Sequence[Any], sums: Array) -> Array:
 
 
 def global_norm(gradients: Sequence[Any], of_local_parts: float) -> float:
-    """The norm of gradients over all processes, of which this one's parts have the norm `of_local_parts`."""
+    """The norm of gradients over all processes; `of_local_parts` is the norm of the parts in this one."""
     if not any(hasattr(kind, "to_local") for kind in set(map(type, gradients))):
         return of_local_parts
     ways = {(g.device_mesh, g.placements) if is_distributed(g) else None for g in gradients}

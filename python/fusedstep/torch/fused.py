@@ -1,75 +1,75 @@
 """A torch optimizer whose step is one pass over the tensors' own memory.
 
-Group by group, the parameters that have a gradient are gathered with their state into batches that share
-coefficients (`batch.py`). `_core.TensorPlan` takes their tensors, each where it is now; what the kernels
-cannot use as it is, is lent another form (`lending.py`). Then come the norm, if clipping asks for it, the
-coefficients, and the pass. Before that nothing is written, so an error leaves all as it was.
+For each group, the parameters that have a gradient are looked up with their state, and divided into batches
+that share their coefficients (`batch.py`). The plan takes their tensors in place. A tensor that the kernels
+cannot use is given another form for the step (`lending.py`). The rest is `engine.step`, as for NumPy.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+import math
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import partial
 from itertools import chain
-from threading import Lock
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .. import _core
-from ..average import average
-from ..hyperparameters import checked_number
-from ..kernel import Kernel, MatrixKernel
-from ..optimizer import Optimizer as Rule
-from ..step import LIMIT, clip_coefficient
-from .batch import Batch, Form, State, by_kernel, completed, gather
-from .distributed import global_norm, is_distributed
+from ..engine.busy import Busy, Holder
+from ..engine.options import LIMIT, StepOptions
+from ..engine.step import Step
+from ..formula.hyperparameters import checked_number
+from ..formula.kernel import Kernel
+from ..formula.rule import Rule
+from .arguments import number, signature
+from .batch import Group
+from .distributed import is_distributed
+from .form import Form, by_kernel, kernel_of
 from .lending import FLOATS, Loan
-from .matrices import make_directions
+from .plan import Plan
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
-DOUBLE = (torch.float64, torch.complex128)
-KEYWORDS = {"clip_norm": None, "state_dtype": None, "unscale_in_step": False}
 
 
 class Machine:
-    """What an optimizer keeps between steps that is no state of its: it is neither copied nor pickled."""
+    """What an optimizer keeps between steps besides its state; it is neither copied nor pickled."""
 
     def __init__(self) -> None:
-        self.plan = _core.TensorPlan(Tensor, average.name)
-        self.directions = _core.TensorPlan(Tensor, average.name)
+        self.plan = Plan()
         self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
-        self.running = Lock()
+        """The tensors in which the directions of matrices are computed."""
+        self.busy = Busy()
 
 
 class Fused(torch.optim.Optimizer):
-    """The step of every class of this package; all else is torch's.
+    """The base of every class of this package: it provides the step, torch provides the rest.
 
     The classes take torch's arguments, and three more by keyword:
 
-    clip_norm: gradients are multiplied by ``min(1, clip_norm / (norm + 1e-6))``, of the 2-norm of all
-    gradients that this optimizer has, within the pass: they stay as they are. Default None: no clipping.
-    state_dtype: what state is kept in, for example float32 for parameters of 16 bits. Default None: the dtype
-    of the parameter. State that is loaded keeps its precision.
-    unscale_in_step: `torch.amp.GradScaler` leaves its scale to the step, and does not write the gradients.
-    Default False, but True with the ``fused=True`` of torch's arguments.
+    clip_norm: multiply gradients by ``min(1, clip_norm / (norm + 1e-6))``, with the 2-norm of all gradients
+    of this optimizer. It happens within the pass and does not write the gradients. Default None: no clipping.
+    state_dtype: the dtype of the state, for example float32 for parameters of 16 bits. Default None: the
+    dtype of the parameter. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler` leaves
+    unscaling to the step, and does not write the gradients. Default False, but True with torch's argument
+    ``fused=True``.
 
     `foreach`, `fused` and `capturable` are accepted and change nothing else. Parameters and gradients are on
-    the CPU, in float64, float32, bfloat16, float16 or complex (stepped as pairs of real numbers). 16 bits are
-    computed in float32 and rounded once. Memory may be laid out in any way; what is dense is not copied.
-    Raises ValueError, TypeError or RuntimeError, naming the parameter, before anything is written: for
-    parameters elsewhere, or that share memory, for ``differentiable=True``, and for sparse gradients where
-    the rule has no form for them.
+    the CPU, in float64, float32, bfloat16, float16 or complex (stepped as pairs of real numbers). Numbers of
+    16 bits are computed in float32 and rounded once. Memory may be laid out in any way; dense tensors are not
+    copied. Raises ValueError, TypeError or RuntimeError, naming the parameter, before anything is written:
+    for parameters on another device or that share memory, for ``differentiable=True``, and for sparse
+    gradients that the rule cannot step.
     """
 
     rule: ClassVar[type[Rule]]
-    """The formula, its coefficients and its state."""
+    """The rule: its formula, coefficients and state."""
 
     state_names: ClassVar[Mapping[str, str]] = {}
-    """The keys in `state` of the rule's slots and scalars, where they are not the rule's own names."""
+    """The keys in `state` of the rule's slots whose key is not the rule's name for them."""
 
     extras: ClassVar[Mapping[str, Any]] = {}
     """Hyperparameters of the rule that the class from torch lacks, with their defaults."""
@@ -78,10 +78,10 @@ class Fused(torch.optim.Optimizer):
     """Whether `state` counts the steps."""
 
     scalar_dtype: ClassVar[torch.dtype] = torch.float32
-    """What the rule's scalars are kept in; torch keeps its own in float32."""
+    """The dtype of the rule's scalars; torch keeps its own in float32."""
 
     grad_norm: float | None = None
-    """The norm of the gradients before clipping, at the last step; None where there is no clipping."""
+    """The norm of the gradients before clipping, at the last step; None without clipping."""
 
     _step_supports_amp_scaling = False  # read by GradScaler
 
@@ -122,23 +122,23 @@ class Fused(torch.optim.Optimizer):
         if unscale_in_step:
             self._step_supports_amp_scaling = True
 
-    # What a class says about itself.
+    # What each class defines.
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The rule's hyperparameters, from a group in torch's form; what is left out has the default."""
+        """The rule's hyperparameters, from a group in torch's form; those left out have their defaults."""
         raise NotImplementedError
 
     def steps_rows(self, h: Mapping[str, Any]) -> bool:
-        """Whether, with these hyperparameters, a sparse gradient leaves alone what it has no elements for."""
+        """Whether, with these hyperparameters, a sparse gradient steps only the rows that it has."""
         return False
 
     # What torch and users call.
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient, and return what `closure` does.
+        """Update the parameters that have a gradient, and return what `closure` returns.
 
-        closure: computes the loss again, with its gradients, before the step. Default None. Raises
-        RuntimeError while another thread steps, and what the class says.
+        closure: a function that computes the loss and its gradients before the step. Default None. Raises
+        RuntimeError while another thread steps, and the errors that the class describes.
         """
         loss = None
         if closure is not None:
@@ -148,102 +148,71 @@ class Fused(torch.optim.Optimizer):
         return loss
 
     def update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any = None) -> None:
-        """Step some parameters of each group: those that have a gradient. The norm is of their gradients."""
-        if not self._machine.running.acquire(blocking=False):
-            raise RuntimeError("a step of this optimizer is running already")
+        """Step the given parameters that have a gradient; clipping uses the norm of these gradients."""
+        holder = Holder()
         try:
+            self._machine.busy.take(holder)
             self._update(parameters, loss)
         finally:
-            self._machine.running.release()
+            self._machine.busy.leave(holder)
 
     def make_state(self, parameters: Iterable[Tensor]) -> None:
-        """Make the state of these parameters now, if the rule counts steps; else the first step makes it."""
+        """Create the state of these parameters if the rule counts steps; else the first step does."""
         group_of = {p: group for group in self.param_groups for p in group["params"]}
+        form = self._form()
         for p in parameters if self.counted else ():
-            self.state[p].update(completed(self._form(), self._evaluated(group_of[p]), p, self.state[p]))
+            h = self._evaluated(group_of[p])
+            self.state[p].update(form.completed(h, kernel_of(self.rule, h, p), p, self.state[p]))
 
     def _update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any) -> None:
         scale, overflow = self._amp()
         if overflow:
             return
-        plan = self._machine.plan
-        batches, new = self._gathered(parameters)
+        groups = self._gathered(parameters)
+        batches = [batch for group in groups for batch in group.batches()]
         if not batches:
             self.grad_norm = None if self.clip_norm is None else 0.0
             return
-        gradients = (
-            [g for batch in batches for g in batch.found.gradients(batch.members)]
-            if self.clip_norm is not None
-            else []
-        )
+        plan = self._machine.plan
+        if self.clip_norm is not None:
+            plan.gradients = [g for batch in batches for g in batch.found.gradients(batch.members)]
         loan = Loan(batches, self._labels)
         loan.take(plan)
-        norm = None
-        if self.clip_norm is not None:
-            norm = scale * global_norm(gradients, plan.norm()[0])
-            scale *= clip_coefficient(norm, self.clip_norm)
-        loss = number(loss) if self.rule.needs_loss and loss is not None else None
-        hs = [batch.at() for batch in batches]
-        pairs = [batch.row(h, loss, scale) for batch, h in zip(batches, hs, strict=True)]
-        rows, scalars = [row for row, _ in pairs], [after for _, after in pairs]
-        made = {p: state for p, state in new}  # noqa: C416
-        changes = make_directions(
-            self._machine.directions,
-            batches,
-            hs,
-            rows,
-            lambda k: [(made.get(p, self.state.get(p, {})), self._machine.room[p]) for p in loan.owners(k)],
-        )
-        measures = any(batch.kernel.measure for batch in batches)
-        measured = plan.measure(rows) if measures else []
-        numbers = {}
-        for k, (members, sums) in enumerate(measured):
-            if members:
-                found = batches[k].adapted(hs[k], loan.owners(k), sums)
-                rows[k] = (*rows[k][:3], found.own)
-                scalars[k] |= found.scalars
-                numbers[k] = found.numbers
-        # From here on nothing fails. What touches each parameter comes before the pass takes the cache.
-        self.grad_norm = norm
-        for p, state in new:
-            self.state[p].update(state)
-        for batch, after in zip(batches, scalars, strict=True):
-            batch.advance(after)
-        for k, values in numbers.items():
-            batches[k].assign(values)
-        with torch.no_grad():
-            for factor, value in changes:
-                factor.copy_(value)
+        for k, batch in enumerate(loan.batches):
+            batch.owners = partial(loan.owners, k)
+        step = Step(plan, StepOptions(scale, self.clip_norm, math.inf, False, False))
+        plan.gradients = ()
+        step.prepare(loan.batches, number(loss) if self.rule.needs_loss and loss is not None else None)
+        # From here on nothing fails. The work per parameter comes first: the pass overwrites the cache.
+        self.grad_norm = step.norm
+        for group in groups:
+            for p, state in group.new.items():
+                self.state[p].update(state)
+        step.commit()
         torch.autograd.graph.increment_version(loan.parameters())
-        plan.run(rows)
+        step.run()
         loan.give_back()
 
-    def _gathered(
-        self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]
-    ) -> tuple[list[Batch], list[tuple[Tensor, State]]]:
-        """The batches of the parameters that have a gradient, and the state that these lacked so far."""
-        batches: list[Batch] = []
-        new: list[tuple[Tensor, State]] = []
+    def _gathered(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]) -> list[Group]:
+        """The parameters that have a gradient, with their state, by group and kernel."""
+        form, machine = self._form(), self._machine
+        groups = []
         for group, params in parameters:
             h = self._evaluated(group)
             for kernel, alike in by_kernel(self.rule, h, params):
                 self._check_whole(kernel, alike)
-                gathered, made = gather(
-                    self._machine.plan, self._form(), h, kernel, alike, self.state, self._machine.room
-                )
-                batches += gathered
-                new += made
-        return batches, new
+                groups.append(Group(machine.plan, form, h, kernel, alike, self.state, machine.room))
+        return groups
 
     def _check_whole(self, kernel: Kernel, parameters: Iterable[Tensor]) -> None:
-        """An error if a direction would be made of a part of a matrix."""
-        if isinstance(kernel, MatrixKernel):
+        """Raise RuntimeError if a direction would be computed from a part of a matrix."""
+        if kernel.turns:
             for p in parameters:
                 if p.grad is not None and is_distributed(p):
                     raise RuntimeError(f"{self._labels()[p]} is a DTensor; this rule needs whole matrices")
 
     def _amp(self) -> tuple[float, bool]:
-        """What gradients are multiplied by, and whether some have overflowed; GradScaler may say so."""
+        """The factor of the gradients, and whether some have overflowed, as GradScaler may have set."""
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         return 1.0 if scale is None else 1 / number(scale), found_inf is not None and bool(found_inf)
 
@@ -259,7 +228,7 @@ class Fused(torch.optim.Optimizer):
         )
 
     def _labels(self) -> dict[Tensor, str]:
-        """What an error calls each parameter."""
+        """The name of each parameter in error messages."""
         return {
             p: f"parameter {group['param_names'][i]!r}"
             if "param_names" in group
@@ -269,7 +238,7 @@ class Fused(torch.optim.Optimizer):
         }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group as torch does; an error if its parameters cannot be stepped here."""
+        """Add a group as torch does; raise an error if its parameters cannot be stepped here."""
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
@@ -292,7 +261,7 @@ class Fused(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what this class or torch's has saved, as torch does, but keep the precision of state.
 
-        State of another memory layout than its parameter is brought into the parameter's.
+        State whose memory layout differs from its parameter's is copied into the parameter's layout.
         """
         loaded = state_dict
         extras = [{name: group[name] for name in self.extras} for group in self.param_groups]
@@ -306,32 +275,15 @@ class Fused(torch.optim.Optimizer):
                 group.update({**own, **group})
             ids = chain.from_iterable(group["params"] for group in loaded["param_groups"])
             params = chain.from_iterable(group["params"] for group in self.param_groups)
+            form = self._form()
             for key, p in zip(ids, params, strict=True):
                 if key in loaded["state"]:
-                    self.state[p] = dict(self._restored(p, loaded["state"][key]))
+                    self.state[p] = dict(form.restored(p, loaded["state"][key], self.state[p]))
 
         before = self.register_load_state_dict_pre_hook(remember)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
         with before, after:
             super().load_state_dict(state_dict)
-
-    def _restored(self, p: Tensor, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        form = self._form()
-        for key, value in state.items():
-            if value is None:  # torch's SGD before its first step
-                continue
-            if not isinstance(value, Tensor):
-                yield key, self.state[p][key]  # of which torch makes a tensor where it knows it
-                continue
-            if key in form.number_keys:
-                yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
-                continue
-            fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
-            dtype = form.kept_as(p) if self.state_dtype is not None or not fits else value.dtype
-            if value.shape == p.shape and value.stride() != p.stride():
-                yield key, torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
-            else:
-                yield key, value.to(p.device, dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("clip_norm", "state_dtype", "grad_norm", "_step_supports_amp_scaling")
@@ -341,17 +293,3 @@ class Fused(torch.optim.Optimizer):
         super().__setstate__(state)
         if "_machine" not in vars(self):
             self._machine = Machine()
-
-
-def number(value: Any) -> float:
-    """A number, or the value of a tensor of one element."""
-    return float(value.item() if isinstance(value, Tensor) else value)
-
-
-def signature(parameters: list[inspect.Parameter], extras: Mapping[str, Any]) -> inspect.Signature:
-    """The signature of a class with these parameters of its own."""
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in {**extras, **KEYWORDS}.items()
-    ]
-    return inspect.Signature([*parameters, *added])

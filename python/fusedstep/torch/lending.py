@@ -1,15 +1,17 @@
-"""Tensors that the kernels cannot use as they are: first seen in another way, then, where need be, copied.
+"""Tensors that the kernels cannot use as they are: viewed in another form, then copied if necessary.
 
-The kernels take real numbers in dense memory of the CPU, with gradient and state in the order of the
-parameter. A complex tensor is seen as its real and imaginary parts, a distributed one as its local part. What
-still does not fit is copied for the step, and a parameter or state so copied is given back after it.
+The kernels take real numbers in dense CPU memory, with gradient and state in the order of the parameter. A
+complex tensor is viewed as its real and imaginary parts, a distributed one as its local part, a sparse
+gradient as rows of its parameter. A tensor that still does not fit is copied for the step; a copied parameter
+or state is written back after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -17,8 +19,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..arrays import Array, check_disjoint, overlaps_itself
-from .batch import Batch
+from ..arrays.memory import Array, check_disjoint, overlaps_itself
+from .batch import Batch, Members
 from .distributed import local, local_gradient
 
 GiveBack: TypeAlias = Callable[[], object]
@@ -37,37 +39,48 @@ class Entry:
     p: Tensor
     g: Any
     state: list[Tensor]
+    rows: tuple[Tensor, Tensor] | None = None
+    """For a sparse gradient: the rows of p that it has, and their values."""
 
 
 class Loan:
-    """The tensors of a step in a form in which the kernels take them."""
+    """The tensors of a step in a form that the kernels can use."""
 
-    def __init__(self, batches: Sequence[Batch], labels: Callable[[], Mapping[Tensor, str]]) -> None:
-        """`labels` says what an error calls each parameter."""
-        self._batches = batches
+    def __init__(self, batches: list[Batch], labels: Callable[[], Mapping[Tensor, str]]) -> None:
+        """`labels` returns the name of each parameter in error messages."""
+        self.batches = batches
+        """The shares of the step; those of sparse gradients are added at the end."""
         self._make_labels = labels
         self._entries: dict[Position, Entry] = {}
         self._give_back: list[GiveBack] = []
 
-    def take(self, plan: _core.TensorPlan) -> None:
-        """Have `plan` take the tensors; an error, naming the parameter, if they cannot be stepped."""
-        batches = [(batch.kernel.name, batch.found, batch.members) for batch in self._batches]
-        # Twice a copy: what a gradient shares is known when all parameters and state are found.
+    def take(self, plan: _core.TorchPlan) -> None:
+        """Give the tensors to `plan`; raise an error, naming the parameter, if they cannot be stepped."""
+        # Copy twice: that a gradient shares memory shows only when all parameters and state are found.
         for remedy in (self._see, self._copy, self._copy):
-            odd, odd_gradients = plan.take(batches)
+            odd, odd_gradients = plan.take(self._taken())
             if not odd and not odd_gradients:
                 break
             remedy(odd, odd_gradients)
             for (k, i), entry in self._entries.items():
-                self._batches[k].found.replace(i, entry.p, entry.g, entry.state)
+                self._replace(self.batches[k], i, entry)
         else:
-            for position in chain(*plan.take(batches)):
+            for position in chain(*plan.take(self._taken())):
                 raise RuntimeError(f"{self._label(self._entry(position).owner)} cannot be stepped")
-        if self._give_back:  # the plan does not see what it has copies of
+        if self._give_back:  # the plan sees copies, not the memory behind them
             self._check_disjoint()
         if shared := plan.overlap():
             one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
+
+    def _taken(self) -> list[tuple[list[str], _core.TorchParameters, Members]]:
+        return [(batch.kernel.names, batch.found, batch.members) for batch in self.batches]
+
+    def _replace(self, batch: Batch, i: int, entry: Entry) -> None:
+        """Step the tensors of an entry in the place of its parameter."""
+        batch.found.replace(i, entry.p, entry.g, entry.state)
+        if entry.rows is not None and not batch.found.take_rows(i, *entry.rows):
+            raise RuntimeError(f"rows of {self._label(entry.owner)} cannot be stepped")
 
     @cached_property
     def _labels(self) -> Mapping[Tensor, str]:
@@ -78,7 +91,7 @@ class Loan:
 
     def _check_disjoint(self) -> None:
         memory = []
-        for k, batch in enumerate(self._batches):
+        for k, batch in enumerate(self.batches):
             owners = self.owners(k)
             memory += [(self._label(p), _memory(p)) for p in owners]
             for slot in range(batch.slots):
@@ -92,26 +105,26 @@ class Loan:
         check_disjoint(memory)
 
     def parameters(self) -> list[Tensor]:
-        """All parameters of the step themselves."""
-        return [p for k in range(len(self._batches)) for p in self.owners(k)]
+        """The original parameters of the whole step."""
+        return [p for k in range(len(self.batches)) for p in self.owners(k)]
 
     def owners(self, k: int) -> list[Tensor]:
-        """The parameters of batch k themselves."""
-        batch = self._batches[k]
+        """The original parameters of batch k."""
+        batch = self.batches[k]
         owners = batch.found.parameters(batch.members)
         for at, entry in self._lent(k):
             owners[at] = entry.owner
         return owners
 
     def _lent(self, k: int) -> Iterator[tuple[int, Entry]]:
-        """What of batch k is on loan, each with its place among the members."""
-        members = self._batches[k].members
+        """The entries of batch k, each with its position among the members."""
+        members = self.batches[k].members
         for (batch, i), entry in self._entries.items():
             if batch == k:
                 yield i if members is None else members.index(i), entry
 
     def give_back(self) -> None:
-        """Bring the copies of parameters and state to where they belong."""
+        """Write the copies of parameters and state back to the originals."""
         if self._give_back:
             with torch.no_grad():
                 for give_back in reversed(self._give_back):
@@ -120,7 +133,7 @@ class Loan:
     def _entry(self, position: Position) -> Entry:
         if position not in self._entries:
             k, i = position
-            found, slots = self._batches[k].found, self._batches[k].slots
+            found, slots = self.batches[k].found, self.batches[k].slots
             (p,), (g,) = found.parameters([i]), found.gradients([i])
             state = [found.state(slot, [i])[0] for slot in range(slots)]
             self._entries[position] = Entry(p, state, p, g, state)
@@ -130,24 +143,52 @@ class Loan:
 
     @torch.no_grad()
     def _see(self, odd: list[Position], odd_gradients: list[Position]) -> None:
-        for position in (*odd, *odd_gradients):
-            entry, batch = self._entry(position), self._batches[position[0]]
-            label = self._label(entry.owner)
-            _check_device(label, entry.p, entry.g)
-            if entry.g.layout is torch.strided:
-                entry.g = _real(local_gradient(entry.p, entry.g))
-                see = self._seen
-            elif entry.g.layout is torch.sparse_coo and batch.form.steps_rows(batch.h):
-                g = entry.g.coalesce()
-                entry.g = _real(g.values())
-                see = partial(self._rows, tuple(g.indices()))
+        for k, i in (*odd, *odd_gradients):
+            (p,), (g,) = self.batches[k].found.parameters([i]), self.batches[k].found.gradients([i])
+            label = self._label(p)
+            _check_device(label, p, g)
+            if g.layout is torch.strided:
+                entry = self._entry((k, i))
+                entry.g = _real(local_gradient(p, g))
+                entry.p = self._seen(p)
+                entry.state = [self._seen(tensor) for tensor in entry.state]
+            elif g.layout is torch.sparse_coo and self.batches[k].steps_rows:
+                self._see_rows(self._parted(k, i), g)
             else:
                 raise RuntimeError(
-                    f"{label} has a gradient of layout {entry.g.layout}, "
+                    f"{label} has a gradient of layout {g.layout}, "
                     "for which this rule, or one of its options, has no sparse form"
                 )
-            entry.p = see(entry.p)
-            entry.state = [see(tensor) for tensor in entry.state]
+
+    def _parted(self, k: int, i: int) -> Entry:
+        """Move a parameter of batch k to a batch of its own; return its entry."""
+        batch = self.batches[k]
+        members = range(len(batch.found)) if batch.members is None else batch.members
+        self.batches[k] = batch.part([other for other in members if other != i])
+        self.batches.append(batch.part([i]))
+        return self._entry((len(self.batches) - 1, i))
+
+    def _see_rows(self, entry: Entry, g: Tensor) -> None:
+        """Take a sparse gradient as the rows that its indices name, in contiguous parameters and state."""
+        axes = g.sparse_dim()
+        # Equal indices are summed in the step: coalesce(), which would sum them too, copies everything.
+        indices, values = g._indices(), _real(g._values().detach())  # noqa: SLF001  # torch has no other name
+        shape = entry.p.shape
+        steps = [math.prod(shape[axis + 1 : axes]) for axis in range(axes)]
+        flat = indices[0] if axes == 1 else (indices * indices.new_tensor(steps).unsqueeze(1)).sum(0)
+
+        def rows(tensor: Tensor) -> Tensor:
+            real = self._seen(tensor)
+            whole = real if real.is_contiguous() else self._borrowed(real)
+            return whole.view(math.prod(shape[:axes]), *whole.shape[axes:])
+
+        entry.p = rows(entry.p)
+        entry.state = [rows(tensor) for tensor in entry.state]
+        _check_form(self._label(entry.owner), entry)
+        if _arithmetic(values) != _arithmetic(entry.p):
+            values = values.to(_arithmetic(entry.p))
+        entry.g = entry.p.new_empty(0)
+        entry.rows = flat.contiguous(), values.contiguous()
 
     def _seen(self, tensor: Tensor) -> Tensor:
         tensor = local(tensor).detach()
@@ -157,14 +198,7 @@ class Loan:
             return _real(plain)
         return _real(tensor)
 
-    def _rows(self, at: tuple[Tensor, ...], whole: Tensor) -> Tensor:
-        """What of a tensor a sparse gradient is for."""
-        whole = whole.detach()
-        rows = whole[at]
-        self._give_back.append(lambda: whole.index_put_(at, rows))
-        return _real(rows)
-
-    # The second: a copy.
+    # The second remedy: a copy.
 
     @torch.no_grad()
     def _copy(self, odd: list[Position], odd_gradients: list[Position]) -> None:
@@ -176,12 +210,15 @@ class Loan:
             entry.state = [self._borrowed(tensor) for tensor in entry.state]
         for position in (*odd, *odd_gradients):
             entry = self._entry(position)
+            if entry.rows is not None:  # its values share memory with what the step writes
+                entry.rows = entry.rows[0], entry.rows[1].clone()
+                continue
             entry.g = torch.empty_like(entry.p, dtype=_arithmetic(entry.p), requires_grad=False).copy_(
                 entry.g
             )
 
     def _borrowed(self, tensor: Tensor) -> Tensor:
-        """A copy without gaps, in the type that is computed in; it is given back, and rounded then."""
+        """A copy without gaps, in the dtype of the arithmetic; `give_back` writes it back, rounded."""
         copy = tensor.detach().to(_arithmetic(tensor), memory_format=torch.contiguous_format, copy=True)
         self._give_back.append(lambda: tensor.copy_(copy))
         return copy
@@ -206,7 +243,7 @@ def _check_device(label: str, p: Tensor, g: Tensor) -> None:
 
 
 def _memory(tensor: Tensor) -> Array:
-    """The memory of a tensor; NumPy does not know all of torch's numbers, but integers of their width."""
+    """The memory of a tensor as integers of the same width, because NumPy lacks some of torch's dtypes."""
     tensor = local(tensor).detach()
     tensor = tensor.conj() if tensor.is_conj() else tensor
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -215,7 +252,7 @@ def _memory(tensor: Tensor) -> Array:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """Real and imaginary parts side by side, and no operation left to be done."""
+    """A tensor with real and imaginary parts side by side, and pending conjugation or negation done."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.resolve_neg()
 
 

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..hyperparameters import Hyperparameter
-from ..optimizer import Optimizer as Rule
+from ..engine.optimizer import Optimizer as Rule
+from ..formula.hyperparameters import Hyperparameter
 from ..update_rules.schedule_free import ScheduleFree, to_z
-from .fused import Fused, number, signature
+from .arguments import number, signature
+from .fused import Fused
 
 BETAS = ("beta1", "beta2")
 NOTE = (
-    "Here beta1 and beta2 are ``betas``; more arguments are those of `Fused`. What is one number a group is\n"
-    "one for all parameters of a group that have made the same steps."
+    "Here beta1 and beta2 are ``betas``; `Fused` adds its arguments. State that is one number per group is\n"
+    "here one number for all parameters of a group that have made the same steps."
 )
 
 
@@ -58,16 +59,16 @@ class Own(Fused):
 
 
 class OwnScheduleFree(Own):
-    """A rule whose parameters are an average while evaluating."""
+    """A rule whose parameters hold an average in evaluation mode."""
 
     rule: ClassVar[type[ScheduleFree]]
 
     def train(self) -> None:
-        """Make the parameters those at which gradients are taken, to go on with steps."""
+        """Change the parameters to the point where gradients are computed, to continue with steps."""
         self._turn(evaluating=False)
 
     def eval(self) -> None:
-        """Make the parameters the average, to evaluate or save them."""
+        """Change the parameters to the average, to evaluate or save them."""
         self._turn(evaluating=True)
 
     @torch.no_grad()
@@ -84,7 +85,7 @@ class OwnScheduleFree(Own):
 
 
 def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:
-    """The class of a rule, which `module` has under the rule's name."""
+    """Make the class of a rule, for `module` to export under the rule's name."""
     defaults = _torch_form({name: field.default for name, field in rule._fields.items()})
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     parameters += [

@@ -1,4 +1,4 @@
-"""Stepping each parameter as soon as its gradient is there, which then need not be kept."""
+"""Stepping each parameter as soon as its gradient is computed, and then freeing the gradient."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ __all__ = ["release_gradients"]
 
 
 def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> ExitStack:
-    """Have every backward pass step each parameter as soon as its gradient is accumulated, and free it.
+    """Make every backward pass step each parameter once its gradient is accumulated, then free the gradient.
 
-    So gradients never are in memory all together; what they needed is free for larger batches or models.
-    `optimizer.step()` and `zero_grad()` may stay in the training loop, they find nothing to do. Each backward
-    pass is a step: there is no accumulation over several, no clipping by a norm that is known only
-    afterwards, no loss scaling, no rule that needs the loss, and the optimizer's step hooks are called by
-    `step()` alone.
+    So the gradients are never in memory all together, which leaves room for larger batches or models.
+    `optimizer.step()` and `zero_grad()` may stay in the training loop; they find nothing to do. Each backward
+    pass is a step, so it excludes accumulation over several passes, clipping by a norm that is known only
+    afterwards, loss scaling, and rules that need the loss. Only `step()` calls the optimizer's step hooks.
 
-    model: a module or parameters, of which those that the optimizer has now are stepped. Returns what ends
-    it, by ``close()`` or as a context. Raises TypeError if the optimizer is not of this package, ValueError
-    if it clips, if its rule needs the loss or sums over a group, or if none of its parameters are in the
-    model.
+    model: a module or parameters; those that the optimizer has at this call are stepped. Returns an
+    ExitStack: its ``close()``, or its exit as a context, ends this. Raises TypeError if the optimizer is not
+    of this package, ValueError if it clips, if its rule needs the loss or sums over a group, or if none of
+    its parameters are in the model.
     """
     if not isinstance(optimizer, Fused):
         raise TypeError(f"optimizer must be of fusedstep.torch, not {type(optimizer).__name__}")
@@ -44,7 +43,7 @@ def release_gradients(model: nn.Module | Iterable[Tensor], optimizer: Fused) -> 
     mine = [p for p in parameters if p.requires_grad and p in place]
     if not mine:
         raise ValueError("the optimizer has no parameter of this model")
-    # State made between gradients would lie in memory between the holes that these leave.
+    # State created between gradients would leave the memory of freed gradients in pieces.
     optimizer.make_state(mine)
     released = ExitStack()
     for p in mine:

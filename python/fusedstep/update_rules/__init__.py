@@ -1,14 +1,14 @@
-"""Every rule: a class with its hyperparameters, what depends on the step, and its formula."""
+"""All rules: each is a class with its hyperparameters, its coefficients and its formula."""
 
 from __future__ import annotations
 
-from ..optimizer import Optimizer
-from . import adagrad, adam, dual, matrix, moments, norms, schedule_free, sgd, sign
+from ..engine.optimizer import Optimizer
+from . import adagrad, adam, distance, dual, matrix, moments, norms, schedule_free, sgd, sign
 
 rules: dict[str, type[Optimizer]] = {
     name: value
-    for family in (sgd, adagrad, adam, moments, sign, dual, schedule_free, norms, matrix)
+    for family in (sgd, adagrad, adam, moments, sign, dual, schedule_free, norms, distance, matrix)
     for name, value in vars(family).items()
     if name in family.__all__
 }
-"""Every rule's class by its name, easiest first."""
+"""The class of every rule by its name, simplest first."""

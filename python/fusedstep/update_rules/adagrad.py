@@ -1,29 +1,31 @@
-"""Steps divided by a root of squared gradients. The counterpart of cpp/rules/adagrad.hpp."""
+"""Rules that divide by a root of squared gradients. The counterpart of cpp/kernels/rules/adagrad.hpp."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arithmetic import positive, square
-from ..hyperparameters import At, Decay, Initial, Nonnegative
-from ..kernel import (
+from ..arrays.storage import arithmetic as computed_in
+from ..engine.optimizer import Optimizer
+from ..formula import (
+    Adapted,
     Arithmetic,
     Array,
+    At,
     Coefficients,
-    Factors,
+    Decay,
+    Initial,
     Kernel,
-    MatrixKernel,
+    Measured,
+    Nonnegative,
+    Slot,
     kernel,
-    matrix_kernel,
+    positive,
+    square,
 )
-from ..optimizer import Optimizer
-from ..plan import Adapted, Measured
-from ..storage import arithmetic as computed_in
 from .matrix import Adafactor
 
 __all__ = ["Adadelta", "Adagrad", "RMSProp", "RowwiseAdagrad"]
@@ -32,11 +34,11 @@ __all__ = ["Adadelta", "Adagrad", "RMSProp", "RowwiseAdagrad"]
 class Adagrad(Optimizer):
     """Adagrad. Duchi, Hazan & Singer 2011, JMLR 12:2121-2159.
 
-    ``s ← s + g²;  p ← p - lr·g / (√s + eps)``. State, 4 bytes: s, the sum of squares. For sparse features,
-    whose rare weights make larger steps.
+    ``s ← s + g²;  p ← p - lr·g / (√s + eps)``. State, 4 bytes: s, the sum of squares. For sparse features:
+    rarely used weights take larger steps.
 
     lr: step size, default 0.01, divided by ``1 + (t - 1)·lr_decay`` (default 0). eps: default 1e-8 (torch:
-    1e-10). initial_accumulator: where s starts, default 0, fixed. mean: divide by the root mean square
+    1e-10). initial_accumulator: the first value of s, default 0, fixed. mean: divide by the root mean square
     ``√(s/t)`` instead of ``√s``, default False. Further options and errors: see `Optimizer`.
     """
 
@@ -45,6 +47,7 @@ class Adagrad(Optimizer):
     eps: Nonnegative = 1e-8
     initial_accumulator: Initial = 0.0
     mean: bool = False
+    slots: ClassVar = {"s": Slot(start="initial_accumulator")}
     steps_rows: ClassVar = True
 
     @kernel("Adagrad")
@@ -52,10 +55,6 @@ class Adagrad(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, s: Array) -> None:
         s[...] = s + g * g
         p[...] = p - c.step * g / (np.sqrt(s) * c.root + c.eps)
-
-    @classmethod
-    def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
-        return {"s": h["initial_accumulator"]}
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
@@ -66,11 +65,11 @@ class Adagrad(Optimizer):
         }
 
 
-def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) -> Factors:
-    """Divide each row of a gradient by its root, of whose squares the accumulator is returned."""
+def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, s: Array) -> dict[str, Array]:
+    """Divide each row of a gradient by the root of its accumulator; return the new accumulators."""
     x = np.ascontiguousarray(o, computed_in(o.dtype))
     squares, _ = arithmetic.square_sums(x)
-    s, rate = accumulated(h, factors["s"], squares, x.shape[1])
+    s, rate = accumulated(h, s, squares, x.shape[1])
     arithmetic.multiply(x, rate, np.ones(x.shape[1]), math.inf)
     if x is not o:
         o[...] = x
@@ -78,7 +77,7 @@ def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factor
 
 
 def accumulated(h: At, s: Array, squares: Array, width: Any) -> tuple[Array, Array]:
-    """The accumulators of rows, and one over their roots; these are not rounded to 16 bits before."""
+    """The new accumulators of rows, and one over their roots, from values not yet rounded to 16 bits."""
     with np.errstate(all="ignore"):
         after = (s.astype(np.float64) + squares / np.maximum(width, 1)).astype(computed_in(s.dtype))
         return after.astype(s.dtype), 1 / (np.sqrt(after.astype(np.float64)) + h.eps)
@@ -87,15 +86,16 @@ def accumulated(h: At, s: Array, squares: Array, width: Any) -> tuple[Array, Arr
 class RowwiseAdagrad(Optimizer):
     """Adagrad with one accumulator a row. Mudigere et al. 2022, arXiv:2104.05158, as in DLRM and FBGEMM.
 
-    Of a matrix, with means over each of its rows: ``s ← s + mean(g²);  p ← p - lr·g / (√s + eps)``. All other
-    parameters are stepped as by `Adagrad`. State, 4 bytes: s; of a matrix one number a row, and in `step`
-    memory for g, kept as state is, in 16 bits with its rounding. For embeddings, with `step_rows`.
+    For a matrix, with the mean over each row: ``s ← s + mean(g²);  p ← p - lr·g / (√s + eps)``. `Adagrad`
+    steps all other parameters. State, 4 bytes: s; for a matrix, one number per row. `step` also needs memory
+    for the g of a matrix, in the dtype of the state, so 16 bits round it. For embeddings, with `step_rows`.
 
     lr: step size, default 0.01. eps: default 1e-8. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
     eps: Nonnegative = 1e-8
+    slots: ClassVar = {"s": Slot()}
     steps_rows: ClassVar = True
 
     update = Adagrad.update
@@ -110,11 +110,11 @@ class RowwiseAdagrad(Optimizer):
     def update_row(c: Coefficients, p: Array, g: Array) -> None:
         p[...] = p - c.lr * (c.rate * g)
 
-    @matrix_kernel(
+    @kernel(
         "RowwiseAdagrad",
-        direction=direction,
+        after=(direction,),
         turn=divide_rows,
-        factors=lambda shape: {"s": shape[:1]},
+        slots={"o": Slot(lives=False), "s": Slot(of="table row")},
         of_rows=update_row,
     )
     @staticmethod
@@ -122,12 +122,12 @@ class RowwiseAdagrad(Optimizer):
         p[...] = p - c.lr * o
 
     @classmethod
-    def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
         return cls.update_matrix
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        if h.kernel is cls.direction:
+        if h.sweep is cls.direction:
             return {"scale": 1.0}
         return {"step": h.lr, "root": 1.0, "eps": h.eps} if h.kernel is cls.update else {"lr": h.lr}
 
@@ -142,13 +142,13 @@ class RMSProp(Optimizer):
     """RMSProp. Tieleman & Hinton 2012, Neural Networks for Machine Learning, lecture 6.5.
 
     ``s ← rho·s + (1 - rho)·g²;  p ← p - lr·g / (√s + eps)``. State, 4 bytes: s, the mean of squares; a and b
-    where used. For recurrent networks and reinforcement learning, where gradients change in size.
+    if used. For recurrent networks and reinforcement learning, where gradients change in size.
 
-    lr: step size, default 0.001. rho: in [0, 1), default 0.9 (torch: 0.99). eps: default 1e-8.
-    centered: ``a ← rho·a + (1 - rho)·g``, and ``√(s - a²)`` for ``√s``, taken as 0 where rounding makes it
+    lr: step size, default 0.001. rho: in [0, 1), default 0.9 (torch: 0.99). eps: default 1e-8. centered: keep
+    ``a ← rho·a + (1 - rho)·g`` and use ``√(s - a²)`` in place of ``√s``, or 0 where rounding makes s - a²
     negative (Graves 2013, arXiv:1308.0850), default False, fixed. momentum: ``b ← momentum·b + g / (√s +
-    eps);  p ← p - lr·b``, default 0: without b, which cannot change later. eps_inside: ``√(s + eps)`` for
-    ``√s + eps``, default False. Further options and errors: see `Optimizer`.
+    eps);  p ← p - lr·b``, default 0; with 0 there is no b, and this choice is fixed. eps_inside: use ``√(s +
+    eps)`` in place of ``√s + eps``, default False. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 1e-3
@@ -157,6 +157,7 @@ class RMSProp(Optimizer):
     momentum: Decay = 0.0
     centered: bool = False
     eps_inside: bool = False
+    slots: ClassVar = {"s": Slot(), "a": Slot(), "b": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("RMSProp")
@@ -197,15 +198,15 @@ class RMSProp(Optimizer):
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         c = {"rho": h.rho, "gain": 1 - h.rho, "step": h.lr}
         c |= {"inside": h.eps, "outside": 0.0} if h.eps_inside else {"inside": 0.0, "outside": h.eps}
-        return c | {"momentum": h.momentum} if "b" in h.kernel.slots else c
+        return c | {"momentum": h.momentum} if "b" in h.kernel.operands else c
 
 
 class Adadelta(Optimizer):
     """Adadelta. Zeiler 2012, arXiv:1212.5701, Algorithm 1.
 
     ``s ← rho·s + (1 - rho)·g²;  Δ = √(d + eps) / √(s + eps)·g;  d ← rho·d + (1 - rho)·Δ²;  p ← p - lr·Δ``.
-    The paper has no step size: lr = 1. State, 8 bytes: s and d, the means of g² and Δ². Where no lr shall be
-    chosen.
+    The paper has no step size: lr = 1. State, 8 bytes: s and d, the means of g² and Δ². For training without
+    choosing a step size.
 
     lr: step size, default 1. rho: in [0, 1), default 0.9. eps: default 1e-6. Further options and errors: see
     `Optimizer`.
@@ -214,6 +215,7 @@ class Adadelta(Optimizer):
     lr: Nonnegative = 1.0
     rho: Decay = 0.9
     eps: Nonnegative = 1e-6
+    slots: ClassVar = {"s": Slot(), "d": Slot()}
 
     @kernel("Adadelta")
     @staticmethod

@@ -1,4 +1,4 @@
-"""Adaptive moments. The counterpart of cpp/rules/adam.hpp."""
+"""Adam and its variants. The counterpart of cpp/kernels/rules/adam.hpp."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import cautious
-from ..hyperparameters import At, AtLeastOne, Decay, Finite, Nonnegative
-from ..kernel import Array, Coefficients, Kernel, kernel
-from ..optimizer import Optimizer
-from ..plan import Adapted, Measured
+from ..engine.optimizer import Optimizer
+from ..formula import (
+    Adapted,
+    Array,
+    At,
+    AtLeastOne,
+    Coefficients,
+    Decay,
+    Finite,
+    Kernel,
+    Measured,
+    Nonnegative,
+    Slot,
+    kernel,
+)
+from . import cautious
 
 __all__ = ["Adam", "AdamW", "Adamax", "Eve", "NAdam", "NAdamW", "RAdam"]
 
@@ -23,12 +34,11 @@ class Adam(Optimizer):
     ``m ← beta1·m + (1 - beta1)·g;  v ← beta2·v + (1 - beta2)·g²; p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v / (1 -
     beta2ᵗ)) + eps)``. State, 8 bytes: m and v, the means of g and g². The usual first choice.
 
-    lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
-    amsgrad: divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False, fixed.
-    cautious: leave out what of the step has not the sign of the gradient, and multiply the rest by the number
-    of elements over those left (at most 1000) in each tensor (Liang et al. 2024, arXiv:2411.16085), default
-    False, fixed.
-    bias_correction: default True; False is the short form ``p ← p - lr·m / (√v + eps)``.
+    lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8. amsgrad:
+    divide by the root of the largest v so far, state vmax (arXiv:1904.09237), default False, fixed. cautious:
+    set to 0 every element of the step whose sign is not the gradient's, and multiply the rest, in each
+    tensor, by (all elements) / (elements left), at most 1000 (Liang et al. 2024, arXiv:2411.16085), default
+    False, fixed. bias_correction: default True; False is the short form ``p ← p - lr·m / (√v + eps)``.
     eps_hat: the paper's section 2 form ``p ← p - lr·√(1 - beta2ᵗ) / (1 - beta1ᵗ)·m / (√v + eps)``, used by
     Keras, scikit-learn and ONNX, default False. Further options and errors: see `Optimizer`.
     """
@@ -41,6 +51,7 @@ class Adam(Optimizer):
     bias_correction: bool = True
     eps_hat: bool = False
     cautious: bool = False
+    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("Adam")
@@ -66,7 +77,7 @@ class Adam(Optimizer):
 
     @classmethod
     def corrected(cls, h: At, t: int) -> tuple[float, float]:
-        """The step size, and what multiplies √v."""
+        """The step size, and the factor of √v."""
         if not h.bias_correction:
             return h.lr, 1.0
         step, root = h.lr / (1 - h.beta1**t), 1 / math.sqrt(1 - h.beta2**t)
@@ -87,11 +98,11 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay. Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
 
-    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. In the paper a schedule scales the decay but lr
-    = α does not; this is the form of torch and most others. State, 8 bytes: m and v. The usual choice for
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `Adam`. In the paper only the schedule scales the decay,
+    not lr = α; here both do, as in torch and most others. State, 8 bytes: m and v. The usual choice for
     transformers.
 
-    weight_decay: default 0.01. All else as for `Adam`.
+    weight_decay: default 0.01. Further options and errors: see `Adam`.
     """
 
     weight_decay: Nonnegative = 0.01
@@ -100,9 +111,9 @@ class AdamW(Adam):
 class NAdam(Optimizer):
     """NAdam: Adam with Nesterov momentum. Dozat 2016, ICLR workshop, Algorithm 2.
 
-    m and v as in `Adam`. With ``μₜ = beta1·(1 - 0.96^(t·momentum_decay)/2)`` and ``Πₜ = μ₁·…·μₜ``: ``p ← p -
-    lr·((1 - μₜ)/(1 - Πₜ)·g + μₜ₊₁/(1 - Πₜ₊₁)·m) / (√(v / (1 - beta2ᵗ)) + eps)``. State, 8 bytes: m and v; Π,
-    one number a group. As `Adam`, a little faster where gradients are steady.
+    m and v are as in `Adam`. With ``μₜ = beta1·(1 - 0.96^(t·momentum_decay)/2)`` and ``Πₜ = μ₁·…·μₜ``: ``p ←
+    p - lr·((1 - μₜ)/(1 - Πₜ)·g + μₜ₊₁/(1 - Πₜ₊₁)·m) / (√(v / (1 - beta2ᵗ)) + eps)``. State, 8 bytes: m and v;
+    also Π, one number per group. Like `Adam`, but a little faster where gradients are steady.
 
     lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     momentum_decay: ψ, how fast μ rises from beta1/2 to beta1, default 0.004. amsgrad: divide by the root of
@@ -115,7 +126,7 @@ class NAdam(Optimizer):
     eps: Nonnegative = 1e-8
     momentum_decay: Nonnegative = 4e-3
     amsgrad: bool = False
-    scalars: ClassVar = {"mu_product": 1.0}
+    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot(), "mu_product": Slot(of="group", start=1.0)}
 
     @kernel("NAdam")
     @staticmethod
@@ -154,10 +165,10 @@ class NAdam(Optimizer):
 class NAdamW(NAdam):
     """NAdam with decoupled weight decay. Dozat 2016; Loshchilov & Hutter 2019, arXiv:1711.05101.
 
-    ``p ← p·(1 - lr·weight_decay)``, then the step of `NAdam`. State, 8 bytes: m and v; Π, one number a group.
-    As `AdamW`, a little faster where gradients are steady.
+    ``p ← p·(1 - lr·weight_decay)``, then the step of `NAdam`. State, 8 bytes: m and v; also Π, one number per
+    group. Like `AdamW`, but a little faster where gradients are steady.
 
-    weight_decay: default 0.01. All else as for `NAdam`.
+    weight_decay: default 0.01. Further options and errors: see `NAdam`.
     """
 
     weight_decay: Nonnegative = 0.01
@@ -166,9 +177,9 @@ class NAdamW(NAdam):
 class Adamax(Optimizer):
     """Adamax: Adam with the infinity norm. Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2.
 
-    ``m ← beta1·m + (1 - beta1)·g;  u ← max(beta2·u, |g| + eps);  p ← p - lr/(1 - beta1ᵗ)·m/u``. The eps,
-    which the paper lacks, is that of torch. State, 8 bytes: m, the mean of g, and u, a decaying maximum of
-    its size. As `Adam`, for embeddings and other gradients that are often 0.
+    ``m ← beta1·m + (1 - beta1)·g;  u ← max(beta2·u, |g| + eps);  p ← p - lr/(1 - beta1ᵗ)·m/u``. The paper has
+    no eps; this one is torch's. State, 8 bytes: m, the mean of g, and u, a decaying maximum of ``|g|``. Like
+    `Adam`, for embeddings and other gradients that are often 0.
 
     lr: step size, default 0.002. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     Further options and errors: see `Optimizer`.
@@ -178,6 +189,7 @@ class Adamax(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
+    slots: ClassVar = {"m": Slot(), "u": Slot()}
 
     @kernel("Adamax")
     @staticmethod
@@ -202,10 +214,10 @@ class RAdam(Optimizer):
 
     The eps, and the threshold of 5 where the paper has 4, are those of the authors' code and of torch.
 
-    m and v as in `Adam`. With ``ρ∞ = 2/(1 - beta2) - 1`` and ``ρ = ρ∞ - 2t·beta2ᵗ/(1 - beta2ᵗ)``: where ρ >
-    5, ``p ← p - lr·r·m/(1 - beta1ᵗ)·√(1 - beta2ᵗ)/(√v + eps)``, ``r = √((ρ-4)(ρ-2)ρ∞ / ((ρ∞-4)(ρ∞-2)ρ))``;
-    before that ``p ← p - lr·m/(1 - beta1ᵗ)``. State, 8 bytes: m and v, the means of g and g². As `Adam`,
-    without a warm-up.
+    m and v are as in `Adam`. With ``ρ∞ = 2/(1 - beta2) - 1`` and ``ρ = ρ∞ - 2t·beta2ᵗ/(1 - beta2ᵗ)``: where ρ
+    > 5, ``p ← p - lr·r·m/(1 - beta1ᵗ)·√(1 - beta2ᵗ)/(√v + eps)`` with ``r = √((ρ-4)(ρ-2)ρ∞ /
+    ((ρ∞-4)(ρ∞-2)ρ))``; otherwise ``p ← p - lr·m/(1 - beta1ᵗ)``. State, 8 bytes: m and v, the means of g and
+    g². Like `Adam`, but needs no warm-up.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8.
     Further options and errors: see `Optimizer`.
@@ -215,6 +227,7 @@ class RAdam(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("RAdam")
     @staticmethod
@@ -237,19 +250,19 @@ class RAdam(Optimizer):
 class Eve(Adam):
     """Eve: Adam whose step size follows the loss. Hayashi, Koushik & Neubig, arXiv:1611.01505, Algorithm 1.
 
-    `Adam` with ``lr/d``; d = 1 at the first step, then, with the losses f of this step and the one before,
-    ``d̂ = clip(|f - f_before| / (min(f, f_before) - f_star), 1/c, c);  d ← beta3·d + (1 - beta3)·d̂``. State,
-    8 bytes: m and v; d and f, one number a group. Every step needs its loss: ``step(grads, loss=f)``. As
-    `Adam`, where the least possible loss is known.
+    `Adam` with the step size ``lr/d``. d is 1 at the first step; later, with f and f_before, the losses of
+    this step and the previous one, ``d̂ = clip(|f - f_before| / (min(f, f_before) - f_star), 1/c, c);  d ←
+    beta3·d + (1 - beta3)·d̂``. State, 8 bytes: m and v; also d and f, one number per group each. Every step
+    needs its loss: ``step(grads, loss=f)``. Like `Adam`, for training whose least possible loss is known.
 
-    beta3: in [0, 1), default 0.999. c: at least 1, default 10. f_star: what the loss never goes below,
-    default 0. All else as for `Adam`. Raises ValueError for a step without a loss, or with one below f_star.
+    beta3: in [0, 1), default 0.999. c: at least 1, default 10. f_star: a lower bound of the loss, default 0.
+    Further options: see `Adam`. Raises ValueError for a step without a loss, or with one below f_star.
     """
 
     beta3: Decay = 0.999
     c: AtLeastOne = 10.0
     f_star: Finite = 0.0
-    scalars: ClassVar = {"d": 1.0, "f": 0.0}
+    slots: ClassVar = {**Adam.slots, "d": Slot(of="group", start=1.0), "f": Slot(of="group")}
     needs_loss: ClassVar = True
     steps_rows: ClassVar = False
 

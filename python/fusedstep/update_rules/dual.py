@@ -1,19 +1,29 @@
-"""Dual averaging: the parameter anew from sums over all steps. The counterpart of cpp/rules/dual.hpp."""
+"""Dual averaging: parameters computed from sums over all steps. Counterpart of cpp/kernels/rules/dual.hpp."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ..arithmetic import clamp
-from ..cube_root import cube_root
-from ..hyperparameters import At, Decay, Initial, Interval, Nonnegative, Positive
-from ..kernel import Array, Coefficients, Kernel, kernel
-from ..optimizer import Optimizer
+from ..engine.optimizer import Optimizer
+from ..formula import (
+    Array,
+    At,
+    Coefficients,
+    Decay,
+    Initial,
+    Interval,
+    Kernel,
+    Nonnegative,
+    Positive,
+    Slot,
+    clamp,
+    cube_root,
+    kernel,
+)
 
 __all__ = ["MADGRAD", "Ftrl"]
 
@@ -25,15 +35,15 @@ Power = Annotated[
 class Ftrl(Optimizer):
     """FTRL-proximal, follow the regularized leader. McMahan et al. 2013, KDD, Algorithm 1.
 
-    With ``N = n + g²`` and powers ``n^-lr_power`` (√n): ``z ← z + g - (N^-lr_power - n^-lr_power)/lr·p; p ←
-    (clip(z, -l1, l1) - z) / ((beta + N^-lr_power)/lr + l2);  n ← N``. State, 8 bytes: n, the sum of squares,
-    and z. For sparse linear models: where ``|z| ≤ l1`` the weight is exactly 0. As p is computed from z,
-    which starts at 0, first values of p other than 0 are soon forgotten.
+    With ``N = n + g²`` and powers ``n^-lr_power`` (√n by default): ``z ← z + g - (N^-lr_power -
+    n^-lr_power)/lr·p; p ← (clip(z, -l1, l1) - z) / ((beta + N^-lr_power)/lr + l2);  n ← N``. State, 8 bytes:
+    n, the sum of squares, and z. For sparse linear models: where ``|z| ≤ l1`` the weight is exactly 0. p is
+    computed from z, which starts at 0, so nonzero first values of p are soon forgotten.
 
     lr: step size, the paper's α, more than 0, default 0.001. lr_power: one of 0, -0.25, -0.5, -0.75, -1,
-    default -0.5, fixed. initial_accumulator: where n starts, default 0.1, fixed. beta: default 0. l1, l2: the
-    paper's λ₁ and λ₂, at least 0, default 0 and 0 (Keras adds its own twice: l2 here is 2·l2 there). Further
-    options and errors: see `Optimizer`.
+    default -0.5, fixed. initial_accumulator: the first value of n, default 0.1, fixed. beta: default 0. l1,
+    l2: the paper's λ₁ and λ₂, at least 0, default 0 and 0 (Keras adds its l2 twice: l2 here is 2·l2 there).
+    Further options and errors: see `Optimizer`.
     """
 
     lr: Positive = 1e-3
@@ -42,6 +52,7 @@ class Ftrl(Optimizer):
     beta: Nonnegative = 0.0
     l1: Nonnegative = 0.0
     l2: Nonnegative = 0.0
+    slots: ClassVar = {"n": Slot(start="initial_accumulator"), "z": Slot()}
     takes: ClassVar = ("l1", "l2")
 
     @kernel("Ftrl")
@@ -67,10 +78,6 @@ class Ftrl(Optimizer):
         return cls.update if h.lr_power == -0.5 else cls.update_power
 
     @classmethod
-    def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
-        return {"n": h["initial_accumulator"]}
-
-    @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         if h.lr == 0:
             raise ValueError("Ftrl divides by lr, which must not be 0")
@@ -85,8 +92,8 @@ class MADGRAD(Optimizer):
     """MADGRAD: momentumized, adaptive, dual averaged. Defazio & Jelassi 2021, arXiv:2101.11075, Algorithm 1.
 
     With ``λ = lr·√t``: ``s ← s + λ·g²;  z ← z + λ·g;  p ← momentum·p + (1 - momentum)·(x0 - z / (∛s +
-    eps))``. State, 12 bytes: s and z, sums of squares and of gradients, and x0, where p started. For vision,
-    in place of SGD with momentum, and for sparse problems; with less weight decay than either.
+    eps))``. State, 12 bytes: s and z, sums of squares and of gradients, and x0, the first p. For vision, in
+    place of SGD with momentum, and for sparse problems; use less weight decay than with other rules.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. eps: default 1e-6. Further options and
     errors: see `Optimizer`.
@@ -95,19 +102,19 @@ class MADGRAD(Optimizer):
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
     eps: Nonnegative = 1e-6
-    copies: ClassVar = ("x0",)
+    slots: ClassVar = {"s": Slot(), "z": Slot(), "x0": Slot(start="p")}
 
     @kernel("MADGRAD")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array, z: Array, x0: Array) -> None:
-        s[...] = s + c.lambda_ * (g * g)
-        z[...] = z + c.lambda_ * g
+        s[...] = s + c.weight * (g * g)
+        z[...] = z + c.weight * g
         p[...] = c.momentum * p + c.gain * (x0 - z / (cube_root(s) + c.eps))
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return {
-            "lambda_": h.lr * math.sqrt(t),
+            "weight": h.lr * math.sqrt(t),
             "eps": h.eps,
             "momentum": h.momentum,
             "gain": 1 - h.momentum,
@@ -115,7 +122,7 @@ class MADGRAD(Optimizer):
 
 
 def _power(c: Coefficients, n: Array) -> Array:
-    """The power of n that is a sum of some of ¼, ½ and 1."""
+    """The power of n that the coefficients choose, a sum of some of ¼, ½ and 1."""
     root, one = np.sqrt(n), n.dtype.type(1)
     quarter = np.where(c.quarter > 0, np.sqrt(root), one)
     return quarter * np.where(c.half > 0, root, one) * np.where(c.whole > 0, n, one)

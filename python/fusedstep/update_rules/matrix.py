@@ -1,4 +1,4 @@
-"""Steps along a direction that is made of the whole matrix. The counterpart of cpp/rules/matrix.hpp."""
+"""Rules whose direction is computed from a whole matrix. Counterpart of cpp/kernels/rules/matrix.hpp."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..arithmetic import square
-from ..hyperparameters import At, AtLeastOne, Decay, Finite, Nonnegative, Nonpositive
-from ..kernel import (
+from ..arrays.storage import arithmetic as computed_in
+from ..engine.optimizer import Optimizer
+from ..formula import (
+    Adapted,
     Arithmetic,
     Array,
+    At,
+    AtLeastOne,
     Coefficients,
-    Factors,
-    MatrixKernel,
-    Shape,
+    Decay,
+    Finite,
+    Kernel,
+    Measured,
+    Nonnegative,
+    Nonpositive,
+    Slot,
     kernel,
-    matrix_kernel,
+    square,
+    sweep,
 )
-from ..optimizer import Optimizer
-from ..plan import Adapted, Measured
-from ..storage import arithmetic as computed_in
 from .adam import AdamW
 
 __all__ = ["Adafactor", "Muon"]
 
 
-def orthogonalize(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) -> Factors:
-    """Bring the singular values of a matrix near 1, and then the matrix to the length of a step."""
+def orthogonalize(arithmetic: Arithmetic, h: At, t: int, o: Array) -> dict[str, Array]:
+    """Bring the singular values of a matrix near 1, then scale the matrix to the length of a step."""
     m, n = o.shape
     length = 0.2 * math.sqrt(max(m, n)) if h.match_rms else math.sqrt(max(1, m / max(n, 1)))
     with np.errstate(all="ignore"):
@@ -43,26 +48,26 @@ def orthogonalize(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Fact
             gram = x @ x.T
             x = h.ns_a * x + (h.ns_b * gram + h.ns_c * (gram @ gram)) @ x
         o[...] = length * (x.T if m > n else x)
-    return factors
+    return {}
 
 
 class Muon(AdamW):
     """Muon, momentum orthogonalized. Jordan et al. 2024, kellerjordan.github.io/posts/muon.
 
-    For matrices, parameters of two axes, with m rows and n columns: ``buf ← momentum·buf + (1 -
-    momentum)·g``, and ``o = (1 - momentum)·g + momentum·buf``, or buf without nesterov. Then o is divided by
-    its norm, and ns_steps times becomes ``ns_a·o + (ns_b·G + ns_c·G²)·o, G = o·oᵀ`` (Newton-Schulz; of oᵀ
-    where m > n), and ``p ← p·(1 - lr·weight_decay) - lr·√max(1, m/n)·o``. All other parameters, and the
-    matrices of groups with ``matrices=False``, as embeddings and last layers should be, are stepped by
-    `AdamW`: give them groups with an lr for it. State, 8 bytes: m and v of AdamW; matrices have buf, 4 bytes,
-    and as much memory for o. The products are those of NumPy's BLAS, and as equal from machine to machine as
-    these. For the hidden layers of transformers.
+    For matrices, which are parameters of two axes, with m rows and n columns: ``buf ← momentum·buf + (1 -
+    momentum)·g``, and ``o = (1 - momentum)·g + momentum·buf``, or o = buf without nesterov. Then o is divided
+    by its norm, replaced ns_steps times by ``ns_a·o + (ns_b·G + ns_c·G²)·o, G = o·oᵀ`` (Newton-Schulz;
+    applied to oᵀ if m > n), and ``p ← p·(1 - lr·weight_decay) - lr·√max(1, m/n)·o``. `AdamW` steps all other
+    parameters, and the matrices of groups with ``matrices=False``, which suits embeddings and last layers:
+    give these groups an lr for AdamW. State, 8 bytes: m and v of AdamW; matrices have buf, 4 bytes, and need
+    as much memory again for o. NumPy's BLAS computes the products, so their bits may differ between machines.
+    For the hidden layers of transformers.
 
-    lr: step size, default 0.001. momentum: in [0, 1), default 0.95. nesterov: default True. match_rms: lr
-    times ``0.2·√max(m, n)`` instead, so that an lr for AdamW is one for matrices too (Liu et al. 2025,
+    lr: step size, default 0.001. momentum: in [0, 1), default 0.95. nesterov: default True. match_rms:
+    multiply lr by ``0.2·√max(m, n)`` instead, so that an lr for AdamW suits matrices too (Liu et al. 2025,
     arXiv:2502.16982), default False. ns_a: default 3.4445. ns_b: default -4.775. ns_c: default 2.0315.
-    ns_steps: default 5. ns_eps: the least norm, default 1e-7. matrices: default True, fixed. weight_decay:
-    default 0.1. All else as for `AdamW`.
+    ns_steps: default 5. ns_eps: the least norm to divide by, default 1e-7. matrices: default True, fixed.
+    weight_decay: default 0.1. Further options and errors: see `AdamW`.
     """
 
     lr: Nonnegative = 1e-3
@@ -78,25 +83,30 @@ class Muon(AdamW):
     weight_decay: Nonnegative = 0.1
     steps_rows: ClassVar = False
 
-    @kernel("MuonDirection")
+    @sweep("MuonDirection")
     @staticmethod
     def direction(c: Coefficients, p: Array, g: Array, buf: Array, o: Array) -> None:
         o[...] = c.now * g + c.past * (c.momentum * buf + c.gain * g)
 
-    @matrix_kernel("Muon", direction=direction, turn=orthogonalize)
+    @kernel(
+        "Muon",
+        after=(direction,),
+        turn=orthogonalize,
+        slots={"buf": Slot(), "o": Slot(lives=False)},
+    )
     @staticmethod
     def update_matrix(c: Coefficients, p: Array, g: Array, buf: Array, o: Array) -> None:
         buf[...] = c.momentum * buf + c.gain * g
         p[...] = p - c.lr * o
 
     @classmethod
-    def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
         return cls.update_matrix if h.matrices else None
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         momentum = {"momentum": h.momentum, "gain": 1 - h.momentum}
-        if h.kernel is cls.direction:
+        if h.sweep is cls.direction:
             now = 1 - h.momentum if h.nesterov else 0.0
             return momentum | {"now": now, "past": 1 - now}
         if h.kernel is cls.update_matrix:
@@ -104,21 +114,18 @@ class Muon(AdamW):
         return super().coefficients(h, t)
 
 
-def row_and_column(shape: Shape) -> dict[str, Shape]:
-    """The shapes of a matrix's factors, or those of a stack of them."""
-    return {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])}
-
-
-def divide(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) -> Factors:
-    """Divide a gradient by the root of its factored mean square, of which the factors are returned."""
+def divide(
+    arithmetic: Arithmetic, h: At, t: int, o: Array, row_var: Array, col_var: Array
+) -> dict[str, Array]:
+    """Divide a gradient by the root of its factored mean square; return the new factors."""
     x = np.ascontiguousarray(o, computed_in(o.dtype))
     rows, columns = arithmetic.square_sums(x)
     m, n = x.shape[-2:]
     gain = t**h.beta2_decay
     with np.errstate(all="ignore"):
         after = {
-            "row_var": _mean(factors["row_var"], rows / max(n, 1), gain),
-            "col_var": _mean(factors["col_var"], columns / max(m, 1), gain),
+            "row_var": _mean(row_var, rows / max(n, 1), gain),
+            "col_var": _mean(col_var, columns / max(m, 1), gain),
         }
         of_rows, of_columns = (after[name].astype(np.float64) for name in ("row_var", "col_var"))
         total = np.add.accumulate(of_rows, axis=-2)[..., -1:, :] if of_rows.size else of_rows
@@ -132,17 +139,18 @@ def divide(arithmetic: Arithmetic, h: At, t: int, o: Array, factors: Factors) ->
 class Adafactor(Optimizer):
     """Adafactor. Shazeer & Stern 2018, arXiv:1804.04235, Algorithms 4 and 5, as torch has it.
 
-    ``beta2 = 1 - t^beta2_decay``. Of a matrix, m rows and n columns, ``row_var ← beta2·row_var + (1 -
-    beta2)·(mean of g² over its columns)``, col_var likewise over its rows; ``v = row_var·col_var /
-    mean(row_var)``. Of all other parameters ``v ← beta2·v + (1 - beta2)·g²``. Then ``u = g / √max(v,
-    eps1²)``, and with root mean squares ``p ← p·(1 - lr·weight_decay) - max(eps2, RMS(p))·min(lr, 1/√t) /
-    max(1, RMS(u)/d)·u``. More than two axes are a stack of matrices. State, 4 bytes: v; matrices have row_var
-    and col_var, next to nothing, and memory for u that is no state. For large models in little memory.
+    ``beta2 = 1 - t^beta2_decay``. For a matrix with m rows and n columns: ``row_var ← beta2·row_var + (1 -
+    beta2)·(mean of g² over its columns)``, col_var likewise over its rows, and ``v = row_var·col_var /
+    mean(row_var)``. For all other parameters: ``v ← beta2·v + (1 - beta2)·g²``. Then ``u = g / √max(v,
+    eps1²)``, and with RMS, the root mean square, ``p ← p·(1 - lr·weight_decay) - max(eps2, RMS(p))·min(lr,
+    1/√t) / max(1, RMS(u)/d)·u``. A parameter of more than two axes is a stack of matrices. State, 4 bytes: v;
+    matrices have the small row_var and col_var instead, and need memory for u, which is not state. For large
+    models in little memory.
 
     lr: the largest relative step, default 0.01. beta2_decay: at most 0, default -0.8. eps1: default
     1.1920928955078125e-07, the epsilon of float32 (torch: that of each dtype). eps2: the least RMS of p,
-    default 0.001. d: the largest RMS of u, default 1. weight_decay: default 0, as above. Further options and
-    errors: see `Optimizer`.
+    default 0.001. d: the largest RMS of u, default 1. weight_decay: default 0, applied as above. Further
+    options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
@@ -151,9 +159,10 @@ class Adafactor(Optimizer):
     eps2: Nonnegative = 1e-3
     d: AtLeastOne = 1.0
     weight_decay: Nonnegative = 0.0
+    slots: ClassVar = {"v": Slot()}
     takes: ClassVar = ("weight_decay",)
 
-    @kernel("GradientDirection")
+    @sweep("GradientDirection")
     @staticmethod
     def direction(c: Coefficients, p: Array, g: Array, o: Array) -> None:
         o[...] = c.scale * g
@@ -162,8 +171,13 @@ class Adafactor(Optimizer):
     def squares(c: Coefficients, p: Array, g: Array, o: Array) -> tuple[Array, Array]:
         return square(p), square(o)
 
-    @matrix_kernel(
-        "Adafactor", measure=squares, direction=direction, turn=divide, factors=row_and_column, stacks=True
+    @kernel(
+        "Adafactor",
+        measure=squares,
+        after=(direction,),
+        turn=divide,
+        slots={"o": Slot(lives=False), "row_var": Slot(of="row"), "col_var": Slot(of="column")},
+        stacks=True,
     )
     @staticmethod
     def update_matrix(c: Coefficients, p: Array, g: Array, o: Array) -> None:
@@ -180,12 +194,12 @@ class Adafactor(Optimizer):
         p[...] = c.keep * p - c.step * (g / np.maximum(np.sqrt(v), c.least))
 
     @classmethod
-    def choose_matrix_kernel(cls, h: SimpleNamespace) -> MatrixKernel | None:
+    def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
         return cls.update_matrix
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        if h.kernel is cls.direction:
+        if h.sweep is cls.direction:
             return {"scale": 1.0}
         keep = {"keep": 1 - h.lr * h.weight_decay}
         if h.kernel is cls.update_matrix:
@@ -201,7 +215,7 @@ class Adafactor(Optimizer):
 
 
 def _mean(before: Array, now: Array, gain: float) -> Array:
-    """The running mean, in the type that is computed in."""
+    """The running mean after this step, in the dtype of the arithmetic."""
     wide = before.astype(np.float64)
     after: Array = (1 - gain) * wide + gain * now.reshape(wide.shape)
     return after.astype(computed_in(before.dtype))

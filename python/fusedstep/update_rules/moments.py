@@ -1,17 +1,14 @@
-"""Kin of Adam, with other moments of the gradient. The counterpart of cpp/rules/moments.hpp."""
+"""Relatives of Adam with other moments of the gradient. Counterpart of cpp/kernels/rules/moments.hpp."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from ..arithmetic import clamp
-from ..hyperparameters import At, Decay, Initial, Nonnegative
-from ..kernel import Array, Coefficients, kernel
-from ..optimizer import Optimizer
+from ..engine.optimizer import Optimizer
+from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, clamp, kernel
 from .adam import moments
 
 __all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "QHAdam", "Yogi"]
@@ -21,8 +18,8 @@ class AdaBelief(Optimizer):
     """AdaBelief. Zhuang et al. 2020, arXiv:2010.07468, Algorithm 2.
 
     ``m ← beta1·m + (1 - beta1)·g;  s ← beta2·s + (1 - beta2)·(g - m)² + eps; p ← p - lr·(m / (1 - beta1ᵗ)) /
-    (√(s / (1 - beta2ᵗ)) + eps)``. State, 8 bytes: m, the mean of g, and s, that of how far g is from m. For
-    long steps where gradients are steady: the division is by their variance.
+    (√(s / (1 - beta2ᵗ)) + eps)``. State, 8 bytes: m, the mean of g, and s, the mean of (g - m)². For long
+    steps where gradients are steady: it divides by their variance.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-16. Further
     options and errors: see `Optimizer`.
@@ -32,6 +29,7 @@ class AdaBelief(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-16
+    slots: ClassVar = {"m": Slot(), "s": Slot()}
 
     @kernel("AdaBelief")
     @staticmethod
@@ -50,11 +48,11 @@ class Yogi(Optimizer):
     """Yogi. Zaheer et al. 2018, "Adaptive Methods for Nonconvex Optimization", NeurIPS, Algorithm 2.
 
     ``m ← beta1·m + (1 - beta1)·g;  v ← v - (1 - beta2)·sign(v - g²)·g²; p ← p - lr·(m / (1 - beta1ᵗ)) / (√(v
-    / (1 - beta2ᵗ)) + eps)``. The correction, which the paper lacks, is that of optax. State, 8 bytes: m and
-    v. For gradients that are rarely large: v grows and shrinks at one speed.
+    / (1 - beta2ᵗ)) + eps)``. The paper has no bias correction; this one is optax's. State, 8 bytes: m and v.
+    For gradients that are rarely large: v grows and shrinks at the same speed.
 
     lr: step size, default 0.01. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 0.001.
-    initial_accumulator: where m and v start, default 1e-6, fixed. Further options and errors: see
+    initial_accumulator: the first value of m and v, default 1e-6, fixed. Further options and errors: see
     `Optimizer`.
     """
 
@@ -63,6 +61,7 @@ class Yogi(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-3
     initial_accumulator: Initial = 1e-6
+    slots: ClassVar = {"m": Slot(start="initial_accumulator"), "v": Slot(start="initial_accumulator")}
 
     @kernel("Yogi")
     @staticmethod
@@ -71,10 +70,6 @@ class Yogi(Optimizer):
         m[...] = c.beta1 * m + c.gain1 * g
         v[...] = v - c.gain2 * np.sign(v - square) * square
         p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
-
-    @classmethod
-    def initial(cls, h: Mapping[str, Any]) -> dict[str, float]:
-        return dict.fromkeys("mv", h["initial_accumulator"])
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
@@ -87,11 +82,11 @@ class AdEMAMix(Optimizer):
     ``m ← beta1·m + (1 - beta1)·g;  m2 ← beta3·m2 + (1 - beta3)·g;  v ← beta2·v + (1 - beta2)·g²; p ← p -
     lr·(m / (1 - beta1ᵗ) + alpha·m2) / (√(v / (1 - beta2ᵗ)) + eps)``. During the warm-up alpha rises from 0,
     and beta3 from beta1 so that its half-life rises evenly. State, 12 bytes: m, m2 and v. For long runs, in
-    which gradients of ten thousand steps ago still tell something.
+    which gradients of ten thousand steps ago are still useful.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.999. beta3: in [0, 1), default
-    0.9999. alpha: default 5. warmup: steps, default 0, in the paper those of the whole run. eps: default
-    1e-8. Further options and errors: see `Optimizer`.
+    0.9999. alpha: default 5. warmup: number of steps, default 0; in the paper, all steps of the run. eps:
+    default 1e-8. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 1e-3
@@ -101,6 +96,7 @@ class AdEMAMix(Optimizer):
     alpha: Nonnegative = 5.0
     warmup: Nonnegative = 0.0
     eps: Nonnegative = 1e-8
+    slots: ClassVar = {"m": Slot(), "m2": Slot(), "v": Slot()}
 
     @kernel("AdEMAMix")
     @staticmethod
@@ -131,13 +127,13 @@ class AdEMAMix(Optimizer):
 class ADOPT(Optimizer):
     """ADOPT. Taniguchi et al. 2024, arXiv:2411.02853, Algorithm 2 with the clipping of its authors' code.
 
-    At the first step ``v ← g²`` alone. Then ``m ← beta1·m + (1 - beta1)·clip(g / max(√v, eps), (t - 1)^¼); p
+    The first step only sets ``v ← g²``. Then ``m ← beta1·m + (1 - beta1)·clip(g / max(√v, eps), (t - 1)^¼); p
     ← p - lr·m;  v ← beta2·v + (1 - beta2)·g²``, where clip brings every element into ±(t - 1)^¼. State, 8
-    bytes: m and v. A parameter that was skipped at the first step has v = 0 at its own. Converges with any
-    beta2, as v does not know the gradient that it divides.
+    bytes: m and v. A parameter that was skipped at the first step has v = 0 at its own first step. It
+    converges with any beta2, because the v that divides a gradient does not contain it.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.9 and 0.9999. eps: default 1e-6. clip:
-    default True; the paper's first version is without. Further options and errors: see `Optimizer`.
+    default True; the paper's first version does not clip. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 1e-3
@@ -145,6 +141,7 @@ class ADOPT(Optimizer):
     beta2: Decay = 0.9999
     eps: Nonnegative = 1e-6
     clip: bool = True
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("ADOPT")
     @staticmethod
@@ -168,8 +165,8 @@ class Adan(Optimizer):
     With the change of the gradient ``Δ = g - prev`` (0 at the first step; prev is 0 for a parameter that was
     skipped then): ``m ← beta1·m + (1 - beta1)·g; d ← beta2·d + (1 - beta2)·Δ;  n ← beta3·n + (1 - beta3)·(g +
     beta2·Δ)²; p ← (p - lr·(m / (1 - beta1ᵗ) + beta2·d / (1 - beta2ᵗ)) / (√(n / (1 - beta3ᵗ)) + eps)) / (1 +
-    lr·weight_decay)``. Betas weigh the past, as in the authors' code; the paper's are 1 minus these. State,
-    16 bytes: m, d, n, and prev, the last gradient. For large learning rates and batches.
+    lr·weight_decay)``. Each beta is the weight of the past, as in the authors' code; the paper's betas are 1
+    minus these. State, 16 bytes: m, d, n, and prev, the last gradient. For large learning rates and batches.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.98 and 0.92. beta3: in [0, 1), default
     0.99. eps: default 1e-8. weight_decay: default 0, proximal as above. Further options and errors: see
@@ -182,6 +179,7 @@ class Adan(Optimizer):
     beta3: Decay = 0.99
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
+    slots: ClassVar = {"m": Slot(), "d": Slot(), "n": Slot(), "prev": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @kernel("Adan")
@@ -227,6 +225,7 @@ class LaProp(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-15
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("LaProp")
     @staticmethod
@@ -251,9 +250,9 @@ class LaProp(Optimizer):
 class QHAdam(Optimizer):
     """QHAdam: quasi-hyperbolic Adam. Ma & Yarats 2019, arXiv:1810.06801, eq. 14.
 
-    m and v as in `Adam`, ``m̂ = m / (1 - beta1ᵗ), v̂ = v / (1 - beta2ᵗ)``: ``p ← p - lr·((1 - nu1)·g +
-    nu1·m̂) / (√((1 - nu2)·g² + nu2·v̂) + eps)``. State, 8 bytes: m and v. Between RMSProp (nu1 = 0) and Adam
-    (nu1 = nu2 = 1).
+    m and v are as in `Adam`. With ``m̂ = m / (1 - beta1ᵗ), v̂ = v / (1 - beta2ᵗ)``: ``p ← p - lr·((1 - nu1)·g
+    + nu1·m̂) / (√((1 - nu2)·g² + nu2·v̂) + eps)``. State, 8 bytes: m and v. For mixtures of RMSProp (nu1 = 0)
+    and Adam (nu1 = nu2 = 1).
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.995 and 0.999. nu1: default 0.7. nu2:
     default 1. eps: default 1e-8. Further options and errors: see `Optimizer`.
@@ -265,6 +264,7 @@ class QHAdam(Optimizer):
     nu1: Nonnegative = 0.7
     nu2: Nonnegative = 1.0
     eps: Nonnegative = 1e-8
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("QHAdam")
     @staticmethod
@@ -290,7 +290,7 @@ def _corrected(h: At, t: int) -> dict[str, float]:
 
 
 def _slowing(fast: float, slow: float, done: float) -> float:
-    """A decay whose half-life has come so far on its way from that of `fast` to that of `slow`."""
+    """The decay whose half-life is `done` of the way from that of `fast` to that of `slow`."""
     if done >= 1 or slow <= fast:
         return slow
     start = math.log(slow) / math.log(fast) if fast > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Steps whose average takes the place of a schedule. The counterpart of cpp/rules/schedule_free.hpp."""
+"""Rules that replace a schedule by an average. Counterpart of cpp/kernels/rules/schedule_free.hpp."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..arrays import check_writeable
-from ..hyperparameters import At, Decay, Mixture, Nonnegative
-from ..kernel import Array, Coefficients, kernel
-from ..optimizer import Optimizer
-from ..storage import arithmetic
+from ..arrays.memory import check_writeable
+from ..arrays.storage import arithmetic
+from ..engine.optimizer import Optimizer
+from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
 
 class ScheduleFree(Optimizer):
-    """What the schedule-free rules share: the average, and when the parameter is which point.
+    """The base of the schedule-free rules: the average, and the switch between training and evaluation.
 
-    While training, the parameter is y, at which gradients are taken. `eval` makes it x, the average, which is
-    what has been learnt; `train` makes it y again. Both are exact to rounding, and do nothing if there is
-    nothing to do. A new optimizer trains.
+    While training, the parameter is y, the point at which gradients are computed. `eval` changes it to x, the
+    average, which is the trained model; `train` changes it back to y. Both are exact up to rounding, and do
+    nothing if the parameter is already there. A new optimizer is in training mode.
 
-    warmup_steps: during which lr grows in proportion to t, default 0. r, weight_lr_power: the weight of step
-    t in the average is ``tʳ·(largest lr so far)^weight_lr_power``, default 0 and 2. Raises RuntimeError for a
-    step while evaluating.
+    warmup_steps: number of steps during which lr grows in proportion to t, default 0. r, weight_lr_power: the
+    weight of step t in the average is ``tʳ·(largest lr so far)^weight_lr_power``, default 0 and 2. Raises
+    RuntimeError for a step in evaluation mode.
     """
 
     warmup_steps: Nonnegative = 0.0
     r: Nonnegative = 0.0
     weight_lr_power: Nonnegative = 2.0
-    scalars: ClassVar = {"weight_sum": 0.0, "lr_max": 0.0, "evaluating": 0.0}
+    slots: ClassVar = {
+        "weight_sum": Slot(of="group"),
+        "lr_max": Slot(of="group"),
+        "evaluating": Slot(of="group"),
+    }
     takes: ClassVar = ("weight_decay",)
 
     mixture: ClassVar[str]
     """The hyperparameter β of ``y = (1 - β)·z + β·x``."""
 
     def train(self) -> None:
-        """Make the parameters y, to go on with steps."""
+        """Change the parameters to y, to continue with steps."""
         self._turn(evaluating=False)
 
     def eval(self) -> None:
-        """Make the parameters x, the average, to evaluate or save them."""
+        """Change the parameters to x, the average, to evaluate or save them."""
         self._turn(evaluating=True)
 
     def _turn(self, *, evaluating: bool) -> None:
@@ -72,7 +75,7 @@ class ScheduleFree(Optimizer):
 
     @classmethod
     def averaging(cls, h: At, t: int) -> dict[str, float]:
-        """How y and z move along the direction of step t."""
+        """The coefficients that move y and z along the direction of step t."""
         lr, weight = _warmed_up(h, t), _weight(h, t, h.lr_max)
         c = weight / h.weight_sum if h.weight_sum > 0 else 0.0
         ahead = lr * (1 - getattr(h, cls.mixture) * (1 - c))
@@ -84,17 +87,17 @@ class ScheduleFreeSGD(ScheduleFree):
 
     With ``u = g + weight_decay·y`` at ``y = (1 - momentum)·z + momentum·x``: ``z ← z - lr·u; x ← (1 - c)·x +
     c·z``, where c is the weight of step t over the sum of all weights. The parameter is y, or x after `eval`.
-    State, 4 bytes: z; the sum, the largest lr, and the mode, one number a group each. Where the number of
-    steps is not known beforehand: x is as good at any time as after a schedule that ends there.
+    State, 4 bytes: z; also the sum, the largest lr and the mode, one number per group each. For runs whose
+    number of steps is not known beforehand: at any time, x is as good as after a schedule that ends then.
 
-    lr: step size, default 1. momentum: β, in (0, 1), default 0.9, fixed. weight_decay: default 0, as above.
-    All else as for `ScheduleFree` and `Optimizer`.
+    lr: step size, default 1. momentum: β, in (0, 1), default 0.9, fixed. weight_decay: default 0, applied as
+    above. Further options and errors: see `ScheduleFree` and `Optimizer`.
     """
 
     lr: Nonnegative = 1.0
     momentum: Mixture = 0.9
     weight_decay: Nonnegative = 0.0
-    copies: ClassVar = ("z",)
+    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p")}
     mixture: ClassVar = "momentum"
 
     @kernel("ScheduleFreeSGD")
@@ -114,11 +117,12 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     ``v ← beta2·v + (1 - beta2)·g²``, and with ``u = g / (√(v / (1 - beta2ᵗ)) + eps) + weight_decay·y`` at ``y
     = (1 - beta1)·z + beta1·x``: ``z ← z - lr·u;  x ← (1 - c)·x + c·z``, where c is the weight of step t over
-    the sum of all weights. The parameter is y, or x after `eval`. State, 8 bytes: z and v; the sum, the
-    largest lr, and the mode, one number a group each. As `ScheduleFreeSGD`, where AdamW would be used.
+    the sum of all weights. The parameter is y, or x after `eval`. State, 8 bytes: z and v; also the sum, the
+    largest lr and the mode, one number per group each. Like `ScheduleFreeSGD`, in place of AdamW.
 
     lr: step size, default 0.0025. beta1: β, in (0, 1), default 0.9, fixed. beta2: in [0, 1), default 0.999.
-    eps: default 1e-8. weight_decay: default 0, as above. All else as for `ScheduleFree` and `Optimizer`.
+    eps: default 1e-8. weight_decay: default 0, applied as above. Further options and errors: see
+    `ScheduleFree` and `Optimizer`.
     """
 
     lr: Nonnegative = 0.0025
@@ -126,7 +130,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    copies: ClassVar = ("z",)
+    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p"), "v": Slot()}
     mixture: ClassVar = "beta1"
 
     @kernel("ScheduleFreeAdamW")
@@ -144,7 +148,7 @@ class ScheduleFreeAdamW(ScheduleFree):
 
 
 def to_z(beta: float, evaluating: bool) -> float:
-    """How far on the way to z the other point is: x from y, or y from x."""
+    """The weight of z in the move to the other point: y to x if evaluating, else x to y."""
     return 1 - 1 / beta if evaluating else 1 - beta
 
 

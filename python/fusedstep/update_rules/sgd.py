@@ -1,4 +1,4 @@
-"""Gradient descent and momentum. The counterpart of cpp/rules/sgd.hpp."""
+"""Gradient descent and momentum. The counterpart of cpp/kernels/rules/sgd.hpp."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..hyperparameters import At, Decay, Finite, Nonnegative
-from ..kernel import Array, Coefficients, Kernel, kernel
-from ..optimizer import Optimizer
+from ..engine.optimizer import Optimizer
+from ..formula import Array, At, Coefficients, Decay, Finite, Kernel, Nonnegative, Slot, kernel
 
 __all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 
@@ -17,7 +16,7 @@ __all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 class SGD(Optimizer):
     """Stochastic gradient descent. Robbins & Monro 1951, doi:10.1214/aoms/1177729586.
 
-    ``p ← p - lr·g``. No state. The baseline; where memory counts most.
+    ``p ← p - lr·g``. No state. For a baseline, and where memory counts most.
 
     lr: step size, default 0.01. Further options and errors: see `Optimizer`.
     """
@@ -47,6 +46,7 @@ class Momentum(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
+    slots: ClassVar = {"v": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("Momentum")
@@ -63,8 +63,8 @@ class Momentum(Optimizer):
 class EMAMomentum(Optimizer):
     """Momentum as an exponential average of the gradients. Polyak 1964; as Adam's m, but not corrected.
 
-    ``m ← momentum·m + (1 - momentum)·g;  p ← p - lr·m``. State, 4 bytes: m, the average. As `Momentum`, where
-    the step should not grow with momentum.
+    ``m ← momentum·m + (1 - momentum)·g;  p ← p - lr·m``. State, 4 bytes: m, the average. Like `Momentum`,
+    where the step should not grow with momentum.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. Further options and errors: see
     `Optimizer`.
@@ -72,6 +72,7 @@ class EMAMomentum(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
+    slots: ClassVar = {"m": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("EMAMomentum")
@@ -90,9 +91,9 @@ class Nesterov(Optimizer):
 
     The method is ``x_ahead = x + momentum·v;  v ← momentum·v - lr·g(x_ahead);  x ← x + v``. The caller
     computes gradients at p, so p is x_ahead: ``u ← momentum·v - lr·g;  p ← p - momentum·v + (1 + momentum)·u;
-    v ← u``. With a schedule, p is left where the momentum of the next step looks ahead to, so step t asks for
-    momentum(t + 1) too; a parameter skipped while momentum changes stays where it looked ahead to before, and
-    its next step is off by that change times v. State, 4 bytes: v, the velocity. As `Momentum`, with less
+    v ← u``. With a schedule, step t leaves p at the look-ahead point of step t + 1, so it also asks for
+    momentum(t + 1). A parameter skipped while momentum changes stays at its old look-ahead point, and its
+    next step is off by that change times v. State, 4 bytes: v, the velocity. Like `Momentum`, with less
     overshooting.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9. Further options and errors: see
@@ -101,7 +102,7 @@ class Nesterov(Optimizer):
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
-    scalars: ClassVar = {"ahead": 0.0}  # p = x + ahead·v
+    slots: ClassVar = {"v": Slot(), "ahead": Slot(of="group")}
 
     @kernel("Nesterov")
     @staticmethod
@@ -124,10 +125,10 @@ class SGDM(Optimizer):
     """Momentum, with the step size outside the buffer. Sutskever et al. 2013, ICML; torch's SGD.
 
     ``buf ← momentum·buf + (1 - dampening)·g`` (at the first step ``buf ← g``); ``p ← p - lr·buf``, or with
-    nesterov ``p ← p - lr·(g + momentum·buf)``. State, 4 bytes: buf; none without momentum. As `Momentum`,
-    where lr changes: the buffer has no part of it.
+    nesterov ``p ← p - lr·(g + momentum·buf)``. State, 4 bytes: buf; none without momentum. Like `Momentum`,
+    for a changing lr: the buffer does not contain lr.
 
-    lr: step size, default 0.01. momentum: in [0, 1), default 0.9, and 0 is `SGD`, which cannot change later.
+    lr: step size, default 0.01. momentum: in [0, 1), default 0.9; 0 means `SGD`, and this choice is fixed.
     dampening: in [0, 1), default 0. nesterov: default False, fixed. Further options and errors: see
     `Optimizer`.
     """
@@ -136,6 +137,7 @@ class SGDM(Optimizer):
     momentum: Decay = 0.9
     dampening: Decay = 0.0
     nesterov: bool = False
+    slots: ClassVar = {"buf": Slot()}
 
     @kernel("SGDM")
     @staticmethod
@@ -157,7 +159,7 @@ class SGDM(Optimizer):
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        if not h.kernel.slots:
+        if not h.kernel.operands:
             return {"lr": h.lr}
         return {"momentum": h.momentum, "gain": 1 if t == 1 else 1 - h.dampening, "lr": h.lr}
 
@@ -167,18 +169,18 @@ class ASGD(Optimizer):
 
     ``p ← p·(1 - lambd·eta) - eta·g;  ax ← ax + mu·(p - ax)``, and after the step ``eta ← lr / (1 +
     lambd·lr·t)^alpha;  mu ← 1 / max(1, t - t0)``. The average ax is p itself until step t0. State, 4 bytes:
-    ax; eta and mu, one number a group each. For convex problems with noisy gradients, of which ax is the
+    ax; also eta and mu, one number per group each. For convex problems with noisy gradients; ax is the
     answer.
 
-    lr: step size, default 0.01. lambd: decay of p, default 1e-4. alpha: default 0.75. t0: when averaging
-    begins, default 1e6. Further options and errors: see `Optimizer`.
+    lr: step size, default 0.01. lambd: decay of p, default 1e-4. alpha: default 0.75. t0: the step at which
+    averaging begins, default 1e6. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
     lambd: Nonnegative = 1e-4
     alpha: Finite = 0.75
     t0: Finite = 1e6
-    scalars: ClassVar = {"eta": 0.0, "mu": 1.0}
+    slots: ClassVar = {"ax": Slot(), "eta": Slot(of="group"), "mu": Slot(of="group", start=1.0)}
 
     @kernel("ASGD")
     @staticmethod

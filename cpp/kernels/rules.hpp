@@ -1,0 +1,69 @@
+// The rules that are compiled: one name per line, each the name of a struct in rules/.
+#pragma once
+
+#include "kernels/rules/adagrad.hpp"
+#include "kernels/rules/adam.hpp"
+#include "kernels/rules/average.hpp"
+#include "kernels/rules/cautious.hpp"
+#include "kernels/rules/distance.hpp"
+#include "kernels/rules/dual.hpp"
+#include "kernels/rules/matrix.hpp"
+#include "kernels/rules/moments.hpp"
+#include "kernels/rules/norms.hpp"
+#include "kernels/rules/schedule_free.hpp"
+#include "kernels/rules/sgd.hpp"
+#include "kernels/rules/sign.hpp"
+
+#define FUSEDSTEP_RULES(RULE)   \
+  RULE(SGD)                     \
+  RULE(Momentum)                \
+  RULE(EMAMomentum)             \
+  RULE(Nesterov)                \
+  RULE(SGDM)                    \
+  RULE(SGDMNesterov)            \
+  RULE(ASGD)                    \
+  RULE(Adagrad)                 \
+  RULE(RowwiseAdagrad)          \
+  RULE(RowwiseAdagradRow)       \
+  RULE(RMSProp)                 \
+  RULE(RMSPropCentered)         \
+  RULE(RMSPropMomentum)         \
+  RULE(RMSPropCenteredMomentum) \
+  RULE(Adadelta)                \
+  RULE(Adam)                    \
+  RULE(AMSGrad)                 \
+  RULE(NAdam)                   \
+  RULE(NAMSGrad)                \
+  RULE(Adamax)                  \
+  RULE(RAdam)                   \
+  RULE(AdaBelief)               \
+  RULE(Yogi)                    \
+  RULE(AdEMAMix)                \
+  RULE(ADOPT)                   \
+  RULE(Adan)                    \
+  RULE(LaProp)                  \
+  RULE(QHAdam)                  \
+  RULE(SignSGD)                 \
+  RULE(Signum)                  \
+  RULE(Lion)                    \
+  RULE(Rprop)                   \
+  RULE(Ftrl)                    \
+  RULE(FtrlPower)               \
+  RULE(MADGRAD)                 \
+  RULE(ScheduleFreeSGD)         \
+  RULE(ScheduleFreeAdamW)       \
+  RULE(CautiousAdam)            \
+  RULE(CautiousAMSGrad)         \
+  RULE(CautiousLion)            \
+  RULE(LARS)                    \
+  RULE(LAMB)                    \
+  RULE(StableAdamW)             \
+  RULE(NovoGrad)                \
+  RULE(Prodigy)                 \
+  RULE(MuonDirection)           \
+  RULE(Muon)                    \
+  RULE(GradientDirection)       \
+  RULE(Adafactor)               \
+  RULE(AdafactorVector)         \
+  RULE(Average)                 \
+  RULE(Mean)

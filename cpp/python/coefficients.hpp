@@ -1,0 +1,47 @@
+// The coefficients of a step, which Python gives by name, and the sums and norm that a step returns.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "step/plan.hpp"
+
+namespace fusedstep {
+
+namespace py = pybind11;
+
+/// A group's coefficients: those of the prologue, of the rule, of the averages if any are kept, and, if the
+/// rule measures, arrays of those that each tensor with a gradient or each touched row has of its own.
+using StepCoefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>, std::optional<py::dict>>;
+
+/// The coefficients of each group; nothing for a group that does not have the sweep.
+using ByGroup = std::vector<std::optional<StepCoefficients>>;
+
+/// The positions of a group's items, which are tensors or touched rows, and the sums over each item.
+using Measured = std::pair<std::vector<std::size_t>, py::array_t<double>>;
+
+/// The index of the kernel with this name; throws std::invalid_argument if there is none.
+std::size_t kernel_index(const std::string& name);
+
+/// The index of each of a kernel's sweeps, from their names.
+Sweeps sweeps_of(const std::vector<std::string>& names);
+
+/// Measures before a sweep: returns the sums that the coefficients of tensors and rows depend on, by group.
+std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given);
+
+/// The coefficients of a sweep of `plan`. Each value goes where the kernel has its name. Throws
+/// std::invalid_argument for a name that the kernel lacks, and for a name with no value or with two.
+std::vector<Coefficients> coefficients_to_run(const Plan& plan, std::size_t sweep, const ByGroup& given);
+
+/// The 2-norm of gradients, and whether all their elements are finite.
+std::pair<double, bool> norm_of(const std::vector<Run>& runs);
+
+}  // namespace fusedstep

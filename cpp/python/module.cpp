@@ -1,0 +1,184 @@
+// The Python module: it turns arrays into addresses, does the checks that must be fast, and releases the GIL
+// around the work.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "python/coefficients.hpp"
+#include "python/numpy.hpp"
+#include "python/numpy_plan.hpp"
+#include "python/numpy_table.hpp"
+#include "python/torch_parameters.hpp"
+#include "python/torch_plan.hpp"
+#include "step/coefficients.hpp"
+#include "step/dispatch.hpp"
+#include "step/factors.hpp"
+#include "step/parallel.hpp"
+#include "step/reduce.hpp"
+
+namespace fusedstep {
+namespace {
+
+std::vector<std::size_t> overlapping_of(const std::vector<py::array>& arrays) {
+  return overlapping(runs_of(arrays));
+}
+
+void scale_all(const std::vector<py::array>& arrays, double factor) {
+  const std::vector<Run> runs = runs_of(arrays);
+  const py::gil_scoped_release release;
+  scale(runs, factor);
+}
+
+/// An array as a stack of matrices; an array of fewer than two axes is one row.
+Matrices matrices_of(py::array& x) {
+  const Run run = runs_of({x}).front();
+  if (run.array.format != format_f32 && run.array.format != format_f64)
+    throw std::invalid_argument("neither float32 nor float64");
+  Matrices matrices{run.array, 1, 1, 1};
+  for (py::ssize_t axis = 0; axis < x.ndim(); ++axis) {
+    matrices.count *= matrices.rows;
+    matrices.rows = matrices.columns;
+    matrices.columns = static_cast<std::size_t>(x.shape(axis));
+  }
+  return matrices;
+}
+
+std::pair<py::array_t<double>, py::array_t<double>> square_sums_of(py::array x) {
+  const Matrices matrices = matrices_of(x);
+  SquareSums sums;
+  {
+    const py::gil_scoped_release release;
+    sums = square_sums(matrices);
+  }
+  const auto array = [](const std::vector<double>& v) {
+    return py::array_t<double>(static_cast<py::ssize_t>(v.size()), v.data());
+  };
+  return {array(sums.rows), array(sums.columns)};
+}
+
+using Factors = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+void multiply_by(py::array x, const Factors& rows, const Factors& columns, double limit) {
+  const Matrices matrices = matrices_of(x);
+  const auto fits = [&](const Factors& factors, std::size_t each) {
+    return static_cast<std::size_t>(factors.size()) == matrices.count * each;
+  };
+  if (!x.writeable() || !fits(rows, matrices.rows) || !fits(columns, matrices.columns))
+    throw std::invalid_argument("a number for each row and column of something writeable");
+  const py::gil_scoped_release release;
+  multiply(matrices, rows.data(), columns.data(), limit);
+}
+
+py::dict kernels() {
+  py::dict list;
+  for (std::size_t i = 0; i < active().size; ++i) {
+    const Kernel& kernel = active().kernels[i];
+    list[kernel.name] = py::make_tuple(kernel.slots, separate(kernel.coefficients));
+  }
+  return list;
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Table* table : available()) names.emplace_back(table->isa);
+  return names;
+}
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The native half of fusedstep.";
+  m.attr("version") = FUSEDSTEP_VERSION;
+  m.attr("tile") = Tiles::size;
+  m.def("kernels", &kernels, "The number of state slots and the names of the coefficients of each rule.");
+  m.def("isas", &isas, "The instruction sets that this processor can run, slowest first.");
+  m.def("isa", [] { return active().isa; }, "The instruction set in use.");
+  m.def("use_isa", &use, py::arg("name"), "Choose the instruction set.");
+  m.def("num_threads", &num_threads, "The number of threads that a step may use.");
+  m.def("set_num_threads", &set_num_threads, py::arg("threads"),
+        "Set the number of threads that a step may use.");
+  m.def(
+      "norm", [](const std::vector<py::array>& arrays) { return norm_of(runs_of(arrays)); },
+      py::arg("arrays"),
+      "Return the 2-norm of all elements of arrays, each one run of memory, and whether all are finite.");
+  m.def("overlapping", &overlapping_of, py::arg("arrays"),
+        "The positions of the arrays that begin inside the memory of another array.");
+  m.def("square_sums", &square_sums_of, py::arg("x"),
+        "The sums of squares of the rows and of the columns of a stack of matrices in one run of memory.");
+  m.def("multiply", &multiply_by, py::arg("x"), py::arg("rows").none(false), py::arg("columns").none(false),
+        py::arg("limit"),
+        "Multiply each element of matrices by its row's factor times its column's, by at most `limit`.");
+  m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"),
+        "Multiply all elements of arrays by `factor`.");
+  py::class_<NumpyTable, std::shared_ptr<NumpyTable>>(m, "NumpyTable",
+                                                      "An array whose rows are stepped, with its state.")
+      .def(py::init<const py::array&, const std::vector<py::array>&, const std::optional<py::array>&,
+                    const std::vector<py::array>&>(),
+           py::arg("p"), py::arg("state"), py::arg("mean"), py::arg("others"))
+      .def("take", &NumpyTable::take, py::arg("indices"), py::arg("values"),
+           "Take the gradients of rows; return the rows' indices, ascending, each once, or None if not "
+           "usable.");
+  py::class_<NumpyPlan>(m, "NumpyPlan",
+                        "The plan of NumPy arrays: parameters and state, the same at each step.")
+      .def(py::init<const std::vector<std::vector<std::string>>&, const std::string&,
+                    std::vector<NumpyPlan::Entry>>(),
+           py::arg("kernels"), py::arg("average"), py::arg("tensors"))
+      .def_property_readonly("sweeps", &NumpyPlan::sweeps, "The number of sweeps of a step.")
+      .def("pin", &NumpyPlan::pin, py::arg("gradients"), py::arg("zero_gradients"),
+           py::arg("tables") = py::tuple(),
+           "Take a step's gradients and tables; return the positions of those that are not usable as they "
+           "are.")
+      .def("norm", &NumpyPlan::norm, "The 2-norm of the gradients.")
+      .def("measure", &NumpyPlan::measure, py::arg("sweep"), py::arg("coefficients"),
+           "Return the positions of tensors or touched rows, and the sums over each, by group.")
+      .def("run", &NumpyPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
+           "Run a sweep; the last sweep ends the step.");
+  py::class_<TorchParameters>(m, "TorchParameters", "Parameters that have a gradient, with their state.")
+      .def(py::init([](const TorchPlan& plan, const py::list& parameters, const py::dict& states,
+                       const std::vector<py::str>& keys, const std::vector<py::str>& scalar_keys,
+                       bool averaged) {
+             return TorchParameters(plan.exchange(), parameters, states, keys, scalar_keys, averaged);
+           }),
+           py::arg("plan"), py::arg("parameters"), py::arg("states"), py::arg("keys"), py::arg("scalar_keys"),
+           py::arg("averaged"), py::keep_alive<1, 2>())
+      .def("__len__", [](const TorchParameters& found) { return found.size(); })
+      .def("lacking", &TorchParameters::lacking, "The positions of the parameters whose state is incomplete.")
+      .def("complete", &TorchParameters::complete, py::arg("i"), py::arg("state"), py::arg("scalars"),
+           "Give a parameter all of its state.")
+      .def("replace", &TorchParameters::replace, py::arg("i"), py::arg("p"), py::arg("g"), py::arg("state"),
+           "Replace a parameter, its gradient and its state by other tensors.")
+      .def("take_rows", &TorchParameters::take_rows, py::arg("i"), py::arg("indices"), py::arg("values"),
+           "Make rows the gradient of a parameter; return False if something is not usable as it is.")
+      .def("alike", &TorchParameters::alike, py::arg("count"), "Group the parameters by equal scalars.")
+      .def("values", &TorchParameters::values, py::arg("k"), py::arg("members"),
+           "The values of a scalar, one for each member.")
+      .def("assign", &TorchParameters::assign, py::arg("k"), py::arg("members"), py::arg("values"),
+           "Set a scalar of each member to its own value.")
+      .def("sizes", &TorchParameters::sizes, py::arg("members"), "The number of elements of each member.")
+      .def("fill", &TorchParameters::fill, py::arg("k"), py::arg("members"), py::arg("value"),
+           "Set a scalar of all members to one value.")
+      .def("parameters", &TorchParameters::parameters, py::arg("members") = py::none(), "The parameters.")
+      .def("gradients", &TorchParameters::gradients, py::arg("members") = py::none(),
+           "The gradients of the parameters.")
+      .def("state", &TorchParameters::state, py::arg("slot"), py::arg("members") = py::none(),
+           "The tensors of a state slot.");
+  py::class_<TorchPlan>(m, "TorchPlan", "The plan of another library's tensors.")
+      .def(py::init<py::type, const std::string&>(), py::arg("kind"), py::arg("average"))
+      .def_property_readonly("sweeps", &TorchPlan::sweeps,
+                             "The number of sweeps of the step that was taken last.")
+      .def(
+          "take", &TorchPlan::take, py::arg("batches"),
+          "Take a step's tensors; return the positions of the parameters, and of the gradients, that are not "
+          "usable as they are.")
+      .def("overlap", &TorchPlan::overlap, "Two positions whose parameters or state share memory, or None.")
+      .def("norm", &TorchPlan::norm, "The 2-norm of the gradients.")
+      .def("measure", &TorchPlan::measure, py::arg("sweep"), py::arg("coefficients"),
+           "Return the positions of tensors or touched rows, and the sums over each, by batch.")
+      .def("run", &TorchPlan::run, py::arg("sweep"), py::arg("coefficients"),
+           "Run a sweep; the last sweep ends the step.");
+}
+
+}  // namespace
+}  // namespace fusedstep

@@ -1,0 +1,143 @@
+#include "python/torch_plan.hpp"
+
+#include <stdexcept>
+
+#include "step/dispatch.hpp"
+
+namespace fusedstep {
+namespace {
+
+/// Whether steps of a and b write to the same memory, in the same group.
+bool same_memory(const Tensor& a, const Tensor& b) {
+  return a.group == b.group && a.size == b.size && a.p == b.p && a.state == b.state && a.average == b.average;
+}
+
+bool same_memory(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (!same_memory(a[i], b[i])) return false;
+  return true;
+}
+
+/// The kernel of a batch; throws std::invalid_argument if the parameters have another number of slots.
+Sweeps kernel_of(const TorchPlan::Batch& batch) {
+  const auto& [names, parameters, members] = batch;
+  Sweeps sweeps = sweeps_of(names);
+  for (const std::size_t sweep : sweeps)
+    if (active().kernels[sweep].slots != parameters->slots())
+      throw std::invalid_argument(std::string("wrong number of state slots for ") +
+                                  active().kernels[sweep].name);
+  return sweeps;
+}
+
+/// The step of one parameter's rows; their gradients count in the norm before that of tensor `before`.
+TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::size_t before,
+                     std::size_t group, const TorchRows& rows) {
+  const auto& [names, parameters, members] = batch;
+  if (parameters->size(members) != 1)
+    throw std::logic_error("a parameter whose gradient is rows is not the only one of its batch");
+  if (sweeps.size() != 1) throw std::invalid_argument("rows have kernels of one sweep");
+  return {before, group, sweeps.front(), &rows.table};
+}
+
+}  // namespace
+
+TorchPlan::TorchPlan(py::type kind, const std::string& average)
+    : exchange_(std::move(kind)), average_(kernel_index(average)) {}
+
+std::pair<TorchPlan::Positions, TorchPlan::Positions> TorchPlan::take(const std::vector<Batch>& batches) {
+  taken_ = false;
+  release_tables();
+  std::vector<Sweeps> kernels;
+  std::vector<Tensor> tensors;
+  std::vector<TableStep> tables;
+  Positions odd, odd_gradients;
+  positions_.clear();
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const auto& [names, parameters, members] = batches[b];
+    kernels.push_back(kernel_of(batches[b]));
+    parameters->for_each(members, [&, found = parameters](std::size_t i) {
+      positions_.emplace_back(b, i);
+      tensors.push_back(found->tensor(i));
+      tensors.back().group = b;
+      const std::shared_ptr<TorchRows> rows = found->rows(i);
+      if (!found->fits(i)) {
+        odd.emplace_back(b, i);
+      } else if (rows) {
+        tensors.back().stepped = false;
+        tables.push_back(table_step(batches[b], kernels.back(), tensors.size() - 1, b, *rows));
+        tables_.push_back(rows);
+      } else if (!found->gradient_fits(i)) {
+        odd_gradients.emplace_back(b, i);
+      }
+    });
+  }
+  if (!odd.empty() || !odd_gradients.empty()) return {odd, odd_gradients};
+
+  const bool known = plan_ && plan_->kernels() == kernels && same_memory(plan_->tensors(), tensors);
+  if (!known) plan_.emplace(std::move(kernels), average_, tensors);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    Tensor& planned = plan_->tensors()[i];
+    planned.stepped = tensors[i].stepped;
+    const bool checked = !planned.stepped || (known && planned.g == tensors[i].g);
+    if (!checked && plan_->touches({tensors[i].g, tensors[i].size}))
+      odd_gradients.push_back(positions_[i]);
+    else
+      planned.g = tensors[i].g;
+  }
+  take_tables(std::move(tables), odd_gradients);
+  taken_ = odd_gradients.empty();
+  if (!taken_) plan_.reset();
+  return {odd, odd_gradients};
+}
+
+void TorchPlan::take_tables(std::vector<TableStep> steps, Positions& odd_gradients) {
+  for (std::size_t k = 0; k < steps.size(); ++k)
+    if (plan_->touches(tables_[k]->run)) odd_gradients.push_back(positions_[steps[k].before]);
+  plan_->take(std::move(steps));
+}
+
+void TorchPlan::release_tables() {
+  if (plan_) plan_->take({});
+  tables_.clear();
+}
+
+void TorchPlan::check_taken() const {
+  if (!taken_) throw std::logic_error("no tensors, or some that cannot be used as they are");
+}
+
+std::optional<std::pair<TorchPlan::Position, TorchPlan::Position>> TorchPlan::overlap() const {
+  check_taken();
+  const auto found = plan_->overlap();
+  if (!found) return {};
+  return {{positions_[found->first], positions_[found->second]}};
+}
+
+std::pair<double, bool> TorchPlan::norm() const {
+  check_taken();
+  return norm_of(plan_->gradients());
+}
+
+std::vector<Measured> TorchPlan::measure(std::size_t sweep, const ByGroup& coefficients) const {
+  check_taken();
+  std::vector<Measured> measured = fusedstep::measure(*plan_, sweep, coefficients);
+  std::vector<bool> of_rows(measured.size());
+  for (const TableStep& table : plan_->tables()) of_rows[table.group] = true;
+  for (std::size_t batch = 0; batch < measured.size(); ++batch)
+    if (!of_rows[batch])
+      for (std::size_t& tensor : measured[batch].first) tensor = positions_[tensor].second;
+  return measured;
+}
+
+void TorchPlan::run(std::size_t sweep, const ByGroup& coefficients) {
+  check_taken();
+  const std::vector<Coefficients> by_group = coefficients_to_run(*plan_, sweep, coefficients);
+  taken_ = sweep + 1 < plan_->sweeps();
+  {
+    const py::gil_scoped_release release;
+    plan_->run(sweep, by_group, false);
+  }
+  if (!taken_) release_tables();
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,20 @@
+// State that is one number per parameter, as torch keeps it.
+#pragma once
+
+#include "python/dlpack.hpp"
+
+namespace fusedstep {
+
+/// A tensor of one element, in float32 or float64, and its value when it was looked up.
+struct TorchScalar {
+  Array array{};
+  double value = 0;
+};
+
+/// Looks up a scalar; throws py::type_error unless it is such a tensor. An empty object is 0.
+TorchScalar look_at_scalar(const Exchange& exchange, const py::object& object);
+
+/// Writes `value` to the tensor.
+void set_scalar(const TorchScalar& scalar, double value);
+
+}  // namespace fusedstep

@@ -1,0 +1,116 @@
+#include "step/mixed.hpp"
+
+#include <algorithm>
+
+#include "step/reduce.hpp"
+
+namespace fusedstep {
+namespace {
+
+/// The number of elements copied at a time: they and their state stay in the first-level cache.
+constexpr std::size_t block = 256;
+static_assert(block % lanes == 0);
+
+/// float32 copies of a block of a tensor, its gradient and its state.
+class Copies {
+ public:
+  Copies(const Table& table, std::size_t slots, const Operands& of) : table_(table), slots_(slots), of_(of) {
+    for (std::size_t slot = 0; slot < slots_; ++slot) pointers_[slot] = state_[slot];
+  }
+
+  void widen(std::size_t begin, std::size_t n) {
+    widen(of_.p, begin, n, p_);
+    widen(of_.g, begin, n, g_);
+    for (std::size_t slot = 0; slot < slots_; ++slot) widen(of_.state[slot], begin, n, state_[slot]);
+  }
+
+  void narrow(std::size_t begin, std::size_t n) const {
+    narrow(of_.p, begin, n, p_);
+    for (std::size_t slot = 0; slot < slots_; ++slot) narrow(of_.state[slot], begin, n, state_[slot]);
+  }
+
+  float* p() { return p_; }
+  const float* g() const { return g_; }
+  void* const* state() const { return pointers_; }
+
+ private:
+  void widen(const Array& kept, std::size_t begin, std::size_t n, float* wide) const {
+    table_.widen[kept.format](n, kept.at(begin), wide);
+  }
+  void narrow(const Array& kept, std::size_t begin, std::size_t n, const float* wide) const {
+    table_.narrow[kept.format](n, wide, kept.at(begin));
+  }
+
+  const Table& table_;
+  std::size_t slots_;
+  const Operands& of_;
+  float p_[block], g_[block], state_[max_slots][block];
+  void* pointers_[max_slots];
+};
+
+/// The addresses of the slots, as the loops take them.
+struct Addresses {
+  Addresses(const Operands& of, std::size_t slots) {
+    for (std::size_t slot = 0; slot < slots; ++slot) state[slot] = of.state[slot].data;
+  }
+  void* state[max_slots];
+};
+
+bool is_coupled(const double* coefficients) { return coefficients[c_l2] != 0 || coefficients[c_l1] != 0; }
+
+}  // namespace
+
+void sweep(const Table& table, const Kernel& kernel, const double* coefficients, std::size_t begin,
+           std::size_t end, const Operands& of) {
+  const bool coupled = is_coupled(coefficients);
+  const Sweep own = of.slots == formats ? nullptr : kernel.sweep[of.p.format][of.g.format][of.slots][coupled];
+  if (own != nullptr) {
+    own(coefficients, begin, end, of.p.data, of.g.data, Addresses(of, kernel.slots).state);
+    return;
+  }
+  const Sweep wide = kernel.sweep[format_f32][format_f32][format_f32][coupled];
+  Copies copies(table, kernel.slots, of);
+  for (; begin < end; begin += block) {
+    const std::size_t n = std::min(block, end - begin);
+    copies.widen(begin, n);
+    wide(coefficients, 0, n, copies.p(), copies.g(), copies.state());
+    copies.narrow(begin, n);
+  }
+}
+
+void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& average_kernel,
+                       const double* coefficients, const double* of_average, std::size_t begin,
+                       std::size_t end, const Operands& of) {
+  const bool alike = of.p.format == format_f32 && of.g.format == format_f32 && of.slots == format_f32 &&
+                     of.average.format == format_f32;
+  if (alike && kernel.averaged != nullptr && &average_kernel == table.average && !is_coupled(coefficients)) {
+    kernel.averaged(coefficients, of_average, begin, end, of.p.data, of.g.data, of.average.data,
+                    Addresses(of, kernel.slots).state);
+    return;
+  }
+  sweep(table, kernel, coefficients, begin, end, of);
+  sweep(table, average_kernel, of_average, begin, end,
+        {.p = of.average, .g = of.p, .slots = of.average.format});
+}
+
+void measure(const Table& table, const Kernel& kernel, const double* coefficients, std::size_t begin,
+             std::size_t end, const Operands& of, double* sums) {
+  const bool coupled = is_coupled(coefficients);
+  const bool alike = of.p.format == of.g.format && of.p.format == of.slots;
+  double wide[max_sums * lanes];
+  std::fill_n(wide, kernel.sums * lanes, 0.0);
+  if (alike && (of.p.format == format_f32 || of.p.format == format_f64)) {
+    kernel.measure[of.p.format][coupled](coefficients, begin, end, of.p.data, of.g.data,
+                                         Addresses(of, kernel.slots).state, wide);
+  } else {
+    Copies copies(table, kernel.slots, of);
+    for (; begin < end; begin += block) {
+      const std::size_t n = std::min(block, end - begin);
+      copies.widen(begin, n);
+      kernel.measure[format_f32][coupled](coefficients, 0, n, copies.p(), copies.g(), copies.state(), wide);
+    }
+  }
+  for (std::size_t k = 0; k < kernel.sums; ++k) sums[k] += add_by_halves(wide + k * lanes);
+}
+
+}  // namespace fusedstep

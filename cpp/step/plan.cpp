@@ -1,0 +1,197 @@
+#include "step/plan.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "step/dispatch.hpp"
+#include "step/mixed.hpp"
+#include "step/parallel.hpp"
+
+namespace fusedstep {
+namespace {
+
+/// Elements in a cache line of the narrowest format, twice.
+constexpr std::size_t grain = 64;
+
+void check(const std::vector<Sweeps>& kernels) {
+  const Kernel* const compiled = active().kernels;
+  for (const Sweeps& sweeps : kernels) {
+    if (sweeps.empty()) throw std::invalid_argument("a kernel without sweeps");
+    const Kernel& first = compiled[sweeps.front()];
+    for (const std::size_t sweep : sweeps)
+      if (compiled[sweep].slots != first.slots)
+        throw std::invalid_argument(std::string(first.name) + " and " + compiled[sweep].name +
+                                    " do not take the same state slots");
+  }
+}
+
+/// The most that a kernel has; a step has one in any case.
+std::size_t most_sweeps(const std::vector<Sweeps>& kernels) {
+  std::size_t most = 1;
+  for (const Sweeps& sweeps : kernels) most = std::max(most, sweeps.size());
+  return most;
+}
+
+}  // namespace
+
+Plan::Plan(std::vector<Sweeps> kernels, std::size_t average, std::vector<Tensor> tensors)
+    : kernels_(std::move(kernels)),
+      groups_of_tensors_(kernels_.size()),
+      average_(average),
+      tensors_(std::move(tensors)),
+      sweeps_(most_sweeps(kernels_)),
+      tiles_(sweeps_, Tiles({}, grain)) {
+  check(kernels_);
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    Tensor& tensor = tensors_[i];
+    const std::size_t slots = kernel(tensor.group, sweeps_ - 1)->slots;
+    tensor.slots = format_of_slots(tensor, slots);
+    const auto remember = [&](const Array& array) {
+      memory_.add(array.data, Run{array, tensor.size}.bytes(), i);
+    };
+    remember(tensor.p);
+    for (std::size_t slot = 0; slot < slots; ++slot) remember(tensor.state[slot]);
+    if (tensor.average.data != nullptr) remember(tensor.average);
+  }
+  memory_.sort();
+}
+
+void Plan::take(std::vector<TableStep> tables) {
+  kernels_.resize(groups_of_tensors_);
+  for (const TableStep& table : tables) {
+    kernels_.resize(std::max(kernels_.size(), table.group + 1));
+    kernels_[table.group] = {table.kernel};
+  }
+  tables_ = std::move(tables);
+}
+
+const Kernel* Plan::kernel(std::size_t group, std::size_t sweep) const {
+  const Sweeps& own = kernels_[group];
+  const std::size_t absent = sweeps_ - own.size();
+  return sweep < absent ? nullptr : &active().kernels[own[sweep - absent]];
+}
+
+const Kernel& Plan::average_kernel() const { return active().kernels[average_]; }
+
+std::vector<std::size_t> Plan::items() const {
+  std::vector<std::size_t> items(groups());
+  for (const Tensor& tensor : tensors_) items[tensor.group] += tensor.stepped;
+  for (const TableStep& table : tables_) items[table.group] = table.rows->size();
+  return items;
+}
+
+std::vector<Plan::Pass> Plan::passes(std::size_t sweep, const std::vector<Coefficients>& by_group) const {
+  std::vector<Pass> next(groups()), found(tensors_.size());
+  for (std::size_t group = 0; group < groups(); ++group) {
+    const std::vector<double>& average = by_group[group].average;
+    next[group] = {kernel(group, sweep), by_group[group].rule.data(),
+                   is_last(sweep) && !average.empty() ? average.data() : nullptr};
+  }
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    if (!tensors_[i].stepped) continue;
+    found[i] = next[tensors_[i].group];
+    if (tensors_[i].average.data == nullptr) found[i].average = nullptr;
+    next[tensors_[i].group].coefficients += by_group[tensors_[i].group].stride;
+  }
+  return found;
+}
+
+std::vector<Sums> Plan::measure(std::size_t sweep, const std::vector<Coefficients>& by_group) const {
+  std::vector<Sums> found(groups());
+  measure_tensors(passes(sweep, by_group), found);
+  for (const TableStep& step : tables_) {
+    const Kernel* const rule = kernel(step.group, sweep);
+    if (rule == nullptr || rule->sums == 0) continue;
+    Sums& sums = found[step.group];
+    sums.items.resize(step.rows->size());
+    std::iota(sums.items.begin(), sums.items.end(), std::size_t{0});
+    sums.values.resize(step.rows->size() * rule->sums);
+    step.rows->measure(*rule, by_group[step.group], sums.values.data());
+  }
+  return found;
+}
+
+void Plan::measure_tensors(const std::vector<Pass>& passes, std::vector<Sums>& found) const {
+  struct Block {
+    std::size_t tensor, place, begin;  // the place of its sums among those of the group
+  };
+  std::vector<Block> blocks;
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const Kernel* const rule = passes[i].kernel;
+    if (rule == nullptr || rule->sums == 0) continue;
+    Sums& sums = found[tensors_[i].group];
+    for (std::size_t begin = 0; begin < tensors_[i].size; begin += Tiles::size)
+      blocks.push_back({i, sums.values.size(), begin});
+    sums.items.push_back(i);
+    sums.values.resize(sums.values.size() + rule->sums);
+  }
+
+  const Table& table = active();
+  std::vector<double> of_blocks(blocks.size() * max_sums);
+  for_each_range(blocks.size(), Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
+    for (std::size_t block = first; block < last; ++block) {
+      const auto& [i, place, begin] = blocks[block];
+      const Tensor& tensor = tensors_[i];
+      fusedstep::measure(table, *passes[i].kernel, passes[i].coefficients, begin,
+                         std::min(begin + Tiles::size, tensor.size), tensor, &of_blocks[block * max_sums]);
+    }
+  });
+
+  for (std::size_t block = 0; block < blocks.size(); ++block) {
+    const auto& [i, place, begin] = blocks[block];
+    for (std::size_t k = 0; k < passes[i].kernel->sums; ++k)
+      found[tensors_[i].group].values[place + k] += of_blocks[block * max_sums + k];
+  }
+}
+
+void Plan::run(std::size_t sweep, const std::vector<Coefficients>& by_group, bool zero_gradients) {
+  const Table& table = active();
+  const Kernel& average = average_kernel();
+  const std::vector<Pass> passes = this->passes(sweep, by_group);
+  const bool zero = zero_gradients && is_last(sweep);
+  const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
+    const Tensor& tensor = tensors_[i];
+    const Pass& pass = passes[i];
+    if (pass.average != nullptr)
+      sweep_and_average(table, *pass.kernel, average, pass.coefficients, pass.average, begin, end, tensor);
+    else
+      fusedstep::sweep(table, *pass.kernel, pass.coefficients, begin, end, tensor);
+    // The gradient is still in the cache.
+    if (zero) std::memset(tensor.g.at(begin), 0, Run{tensor.g, end - begin}.bytes());
+  };
+
+  std::vector<std::size_t> sizes;
+  sizes.reserve(tensors_.size());
+  for (std::size_t i = 0; i < tensors_.size(); ++i)
+    sizes.push_back(passes[i].kernel == nullptr ? 0 : tensors_[i].size);
+  Tiles& tiles = tiles_[sweep];
+  if (tiles.sizes() != sizes) tiles = Tiles(std::move(sizes), grain);
+  for_each_range(tiles.count(), Tiles::least_a_thread,
+                 [&](std::size_t first, std::size_t last) { tiles.for_each_run(first, last, step); });
+
+  for (const TableStep& of : tables_)
+    if (const Kernel* const rule = kernel(of.group, sweep)) of.rows->run(*rule, average, by_group[of.group]);
+}
+
+std::vector<Run> Plan::gradients() const {
+  std::vector<const TableStep*> tables;
+  for (const TableStep& table : tables_) tables.push_back(&table);
+  std::stable_sort(tables.begin(), tables.end(),
+                   [](const TableStep* a, const TableStep* b) { return a->before < b->before; });
+
+  std::vector<Run> runs;
+  runs.reserve(tensors_.size());
+  auto next = tables.begin();
+  for (std::size_t i = 0; i <= tensors_.size(); ++i) {
+    for (; next != tables.end() && ((*next)->before == i || i == tensors_.size()); ++next)
+      for (std::size_t k = 0; k < (*next)->rows->size(); ++k) runs.push_back((*next)->rows->gradient(k));
+    if (i < tensors_.size()) runs.push_back({tensors_[i].g, tensors_[i].stepped ? tensors_[i].size : 0});
+  }
+  return runs;
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,183 @@
+"""Which arrays can be parameters and gradients, and how they lie in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.exceptions import TooHardError
+
+from ..stateful import same
+from .storage import NAMES, DType, is_number
+
+Array = np.ndarray[Any, Any]
+
+LINE = 64
+
+
+def check_array(label: str, array: Any) -> Array:
+    """`array`; an error unless it is a NumPy array without a mask."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{label} must be a NumPy array, not {type(array).__name__}")
+    return array
+
+
+def check_parameter(name: Hashable, p: Any) -> None:
+    """An error unless `p` can be updated in place."""
+    label = f"parameter {name!r}"
+    p = check_array(label, p)
+    check_number(label, p)
+    check_writeable(name, p)
+    if not p.flags.aligned:
+        raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
+    if overlaps_itself(p.shape, p.strides, p.itemsize):
+        raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
+
+
+def check_number(label: str, array: Array) -> None:
+    """An error unless the kernels know the numbers of `array`."""
+    if not is_number(array.dtype):
+        raise TypeError(
+            f"{label} has dtype {array.dtype}; it must be {', '.join(NAMES)} in native byte order"
+        )
+
+
+def check_writeable(name: Hashable, p: Array) -> None:
+    """An error if `p` is, or has become, read-only."""
+    if not p.flags.writeable:
+        raise ValueError(f"parameter {name!r} is read-only")
+
+
+def check_arrays(label: str, saved: Any, arrays: Mapping[Any, Array]) -> None:
+    """An error unless `saved` has arrays of the same names, shapes and dtypes."""
+    same(label, saved, arrays)
+    for name, array in arrays.items():
+        check_like(f"{label} {name!r}", saved[name], array)
+
+
+def check_like(label: str, saved: Any, array: Array) -> None:
+    """An error unless `saved` is an array of the same shape and dtype."""
+    value = check_array(label, saved)
+    if value.shape != array.shape:
+        raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
+    if value.dtype != array.dtype:
+        raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
+
+
+class Memory:
+    """Labelled arrays, found by the memory that they lie in."""
+
+    def __init__(self, arrays: Iterable[tuple[str, Array]]) -> None:
+        entries = sorted(
+            ((*_bounds(array), label, array) for label, array in arrays if array.size), key=lambda e: e[:2]
+        )
+        self._starts = [start for start, _, _, _ in entries]
+        self._reach = list(accumulate((end for _, end, _, _ in entries), max))
+        self._arrays = [(label, array) for _, _, label, array in entries]
+
+    def sharing(self, a: Array) -> list[str]:
+        """The labels of the arrays that share an element with `a`, or may and it is too hard to tell."""
+        if not a.size:
+            return []
+        start, end = _bounds(a)
+        i = bisect_left(self._starts, end)
+        labels = []
+        while i > 0 and self._reach[i - 1] > start:
+            i -= 1
+            label, array = self._arrays[i]
+            if _share(a, array):
+                labels.append(label)
+        return labels
+
+
+def check_disjoint(parameters: Iterable[tuple[str, Array]]) -> None:
+    """An error if two parameters share memory."""
+    parameters = list(parameters)
+    memory = Memory(parameters)
+    for label, p in parameters:
+        others = [other for other in memory.sharing(p) if other != label]
+        if others:
+            raise ValueError(f"{others[0]} shares memory with {label}")
+
+
+def _share(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except TooHardError:
+        return True
+
+
+def flat(a: Array, like: Array) -> Array:
+    """`a` in one dimension, in the order in which the elements of `like` lie in memory.
+
+    A plain array: a subclass's own arithmetic has no say in a step.
+    """
+    return a.view(np.ndarray).transpose(_memory_order(like)).reshape(-1)
+
+
+def is_dense(a: Array) -> bool:
+    """Whether the elements of `a` fill one run of memory, in any order of axes."""
+    return a.transpose(_memory_order(a)).flags.c_contiguous
+
+
+def dense(p: Array) -> Array:
+    """`p` itself if it is dense, else a new array."""
+    return p if is_dense(p) else np.empty(p.shape, p.dtype)
+
+
+def zeros_like(a: Array, dtype: DType) -> Array:
+    """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written.
+
+    They begin where a cache line does, so that rows of whole lines are no more than that.
+    """
+    order, size = _memory_order(a), a.size * dtype.itemsize
+    room = np.zeros(size + LINE, np.uint8)
+    start = -room.__array_interface__["data"][0] % LINE
+    zeros = room[start : start + size].view(dtype).reshape([a.shape[axis] for axis in order])
+    return zeros.transpose(sorted(range(a.ndim), key=order.__getitem__))
+
+
+def set_to_zero(arrays: Iterable[Array]) -> None:
+    """Fill arrays with zeros."""
+    for array in arrays:
+        array[...] = 0
+
+
+def matches(p: Array, g: Array) -> bool:
+    """Whether `g` lies in memory element by element as the dense parameter `p`."""
+    strides = zip(p.shape, p.strides, g.strides, strict=True)
+    return g.flags.aligned and (
+        g.size == 0 or all(length == 1 or a * g.itemsize == b * p.itemsize for length, a, b in strides)
+    )
+
+
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """Whether a stride is shorter than what the axes within it span."""
+    if 0 in shape:
+        return False
+    span = itemsize
+    for stride, length in sorted(
+        (abs(stride), length) for stride, length in zip(strides, shape, strict=True)
+    ):
+        if length > 1:
+            if stride < span:
+                return True
+            span += stride * (length - 1)
+    return False
+
+
+def _bounds(a: Array) -> tuple[int, int]:
+    """The first address of `a` and the one after its last."""
+    start = end = a.__array_interface__["data"][0]
+    for length, stride in zip(a.shape, a.strides, strict=True):
+        start += min(0, (length - 1) * stride)
+        end += max(0, (length - 1) * stride)
+    return start, end + a.itemsize
+
+
+def _memory_order(a: Array) -> list[int]:
+    """The axes of `a`, the one of the longest stride first."""
+    return sorted(range(a.ndim), key=lambda axis: (-abs(a.strides[axis]), -a.shape[axis]))

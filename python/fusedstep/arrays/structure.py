@@ -1,0 +1,148 @@
+"""The structures that parameters and gradients come in."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .rows import Rows
+
+Tree: TypeAlias = np.ndarray[Any, Any] | Rows | Iterable[Any] | Mapping[Any, Any]
+Params: TypeAlias = Tree
+"""An array, a sequence of arrays, a mapping of names to arrays, or a list of groups: mappings with
+``"params"`` in any of these forms, and the hyperparameters that differ from the others'."""
+
+# Kept in tuples: making a union takes longer than asking for it.
+NO_SERIES = (Mapping, AbstractSet, np.ndarray, str, bytes)
+ARRAYS = (np.ndarray, np.generic, Rows)
+KINDS = {np.ndarray: "an array", Sequence: "a sequence", Mapping: "a mapping"}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One level: `kind` is the type of container, `names` are its keys or positions."""
+
+    kind: type
+    names: tuple[Hashable, ...]
+    start: int = 0  # the position of the first leaf among all groups
+
+    @classmethod
+    def of(cls, tree: Any, start: int = 0) -> tuple[Structure, list[Any]]:
+        """The structure of `tree`, its positions counted from `start`, and its leaves."""
+        if isinstance(tree, Mapping):
+            return cls(Mapping, tuple(tree)), list(tree.values())
+        if isinstance(tree, np.ndarray):
+            return cls(np.ndarray, (start,), start), [tree]
+        if isinstance(tree, list):
+            return cls(Sequence, tuple(range(start, start + len(tree))), start), tree
+        raise TypeError(f"params must be an array, a sequence or a mapping, not {type(tree).__name__}")
+
+    def fits(self, tree: Any) -> bool:
+        """Whether `tree` is the same kind of container."""
+        if self.kind is np.ndarray:
+            return tree is None or isinstance(tree, ARRAYS)
+        return is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
+
+    def leaves(self, tree: Any) -> list[Any]:
+        """The leaves of `tree` in this structure's order; an error if it differs from this structure."""
+        if not self.fits(tree):
+            raise TypeError(
+                f"gradients must be {KINDS[self.kind]}, like the parameters, not {type(tree).__name__}"
+            )
+        if self.kind is np.ndarray:
+            return [tree]
+        missing: Sequence[Hashable]
+        extra: Sequence[Hashable]
+        if self.kind is Sequence:
+            tree = list(tree)
+            missing = self.names[len(tree) :]
+            extra = range(self.start + len(self.names), self.start + len(tree))
+        else:
+            missing = [name for name in self.names if name not in tree]
+            extra = [] if len(tree) == len(self.names) else [name for name in tree if name not in self.names]
+        if missing:
+            raise ValueError(f"no gradient for parameter {missing[0]!r} (None would skip it)")
+        if extra:
+            raise ValueError(f"gradient {extra[0]!r} belongs to no parameter")
+        return tree if self.kind is Sequence else [tree[name] for name in self.names]
+
+    def tree(self, leaves: list[Any]) -> Any:
+        """The leaves as a mapping by name; an only array's leaf alone."""
+        return leaves[0] if self.kind is np.ndarray else dict(zip(self.names, leaves, strict=True))
+
+
+class Groups:
+    """The structure of all parameters: names over all groups, and how gradients may be given for them."""
+
+    def __init__(self, params: Any) -> None:
+        """Read `params` into `options`, `trees`, `groups` and `leaves`, an item a group, and all `names`."""
+        params = listed(params)
+        self._grouped = isinstance(params, list) and any(_is_group(item) for item in params)
+        groups = params if self._grouped else [{"params": params}]
+        for i, group in enumerate(groups):
+            if not _is_group(group):
+                raise TypeError(f"group {i} must be a mapping with 'params', got {type(group).__name__}")
+        self.options = [{key: group[key] for key in group if key != "params"} for group in groups]
+        self.trees = [listed(group["params"]) for group in groups]
+        self.groups: list[Structure] = []
+        self.leaves: list[list[Any]] = []
+        self.names: list[Hashable] = []
+        for tree in self.trees:
+            structure, leaves = Structure.of(tree, start=len(self.names))
+            self.groups.append(structure)
+            self.leaves.append(leaves)
+            self.names.extend(structure.names)
+        if not self.names:
+            raise ValueError("there are no parameters")
+        seen = set()
+        for name in self.names:
+            if name in seen:
+                raise ValueError(f"parameter {name!r} is in two groups")
+            seen.add(name)
+        mappings = {structure.kind is Mapping for structure in self.groups}
+        self._flat = (
+            self.groups[0]
+            if not self._grouped
+            else Structure(Mapping if mappings == {True} else Sequence, tuple(self.names))
+        )
+
+    @property
+    def parameters(self) -> list[Any]:
+        """Those of all groups, in the order of `names`."""
+        return [leaf for leaves in self.leaves for leaf in leaves]
+
+    def gradients(self, grads: Any) -> list[Any]:
+        """The gradients in the order of `names`, given over all parameters at once or one tree a group."""
+        if self._grouped and isinstance(grads, list | tuple) and len(grads) == len(self.groups):
+            trees = [tree["params"] if _is_group(tree) and len(tree) == 1 else tree for tree in grads]
+            pairs = list(zip(self.groups, trees, strict=True))
+            if all(structure.fits(tree) for structure, tree in pairs):
+                return [leaf for structure, tree in pairs for leaf in structure.leaves(tree)]
+        if self._grouped and not self._flat.fits(grads):
+            raise TypeError(
+                f"gradients must be a list of {len(self.groups)} items, each like its group's parameters, or "
+                f"{KINDS[self._flat.kind]} over all parameters, not {type(grads).__name__}"
+            )
+        return self._flat.leaves(grads)
+
+    def tree(self, leaves: list[Any]) -> Any:
+        """One leaf for each parameter, keyed as the parameters are."""
+        return self._flat.tree(leaves)
+
+
+def is_series(tree: Any) -> bool:
+    """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
+    return isinstance(tree, Iterable) and not isinstance(tree, NO_SERIES)
+
+
+def listed(tree: Any) -> Any:
+    """`tree`, as a list if it is a series: an iterator gives its leaves only once."""
+    return list(tree) if is_series(tree) else tree
+
+
+def _is_group(tree: Any) -> bool:
+    return isinstance(tree, Mapping) and "params" in tree

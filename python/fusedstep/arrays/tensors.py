@@ -1,0 +1,123 @@
+"""The parameters of an optimizer and their state, as the kernels see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .memory import (
+    Array,
+    Memory,
+    check_array,
+    check_disjoint,
+    check_number,
+    check_parameter,
+    check_writeable,
+    dense,
+    matches,
+)
+from .storage import DType, mix
+
+Operands: TypeAlias = tuple[int, Array, list[Array], Array | None]
+"""What a plan takes of a tensor: its group, the parameter, its state, and the average of its weights if one
+is kept."""
+
+
+class Tensors:
+    """Checked parameters, each with its state slots, and the gradients that fit them.
+
+    The kernels walk dense memory. A parameter with gaps between its elements is represented by a dense
+    stand-in, filled before a step and written back after it.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[Hashable],
+        parameters: Sequence[Any],
+        make: Callable[[int, Array, Array], tuple[dict[str, Array], dict[str, Array]]],
+    ) -> None:
+        """Take `parameters`, and for each the state and the room that ``make(i, p, dense_p)`` gives."""
+        for name, p in zip(names, parameters, strict=True):
+            check_parameter(name, p)
+        labels = [f"parameter {name!r}" for name in names]
+        check_disjoint(zip(labels, parameters, strict=True))
+        self.names = names
+        self.dense: list[Array] = [dense(p) for p in parameters]
+        made = [
+            make(i, p, dense_p) for i, (p, dense_p) in enumerate(zip(parameters, self.dense, strict=True))
+        ]
+        self.slots = [state for state, _ in made]
+        self.room = [room for _, room in made]
+        self._strided = {i: p for i, p in enumerate(parameters) if p is not self.dense[i]}
+        self._strided_memory = Memory((labels[i], p) for i, p in self._strided.items())
+        self.memory = Memory(
+            (
+                *zip(labels, parameters, strict=True),
+                *(
+                    (f"state {slot!r} of {label}", array)
+                    for label, slots in zip(labels, self.slots, strict=True)
+                    for slot, array in slots.items()
+                ),
+            )
+        )
+
+    def conform(self, i: int, gradient: Any, will_be_zeroed: bool) -> Array:
+        """The gradient of parameter `i` as the kernels read it: itself, or copied into the parameter's order.
+
+        One that will be zeroed is always copied, so that the kernels' zeros are in nobody's way. An error if
+        it is no gradient of the parameter, or shares memory with something that the step writes.
+        """
+        label, p = f"gradient {self.names[i]!r}", self.dense[i]
+        check_writeable(self.names[i], p)
+        if p.shape == () and isinstance(gradient, np.generic) and not will_be_zeroed:
+            gradient = np.asarray(gradient)
+        g = check_gradient(label, gradient, "its parameter", p.shape, p.dtype, self.memory)
+        if will_be_zeroed and not g.flags.writeable:
+            raise ValueError(f"{label} is read-only, zero_grad cannot set it to 0")
+        if matches(p, g) and not will_be_zeroed:
+            return g.view(np.ndarray)
+        copy = np.empty_like(p, g.dtype, subok=False)
+        copy[...] = g
+        return copy
+
+    def strided(self, gradients: Sequence[Array | None]) -> list[tuple[Array, Array]]:
+        """The strided parameters that a step moves, with their stand-ins; checked like dense ones."""
+        if not self._strided:
+            return []
+        for name, g in zip(self.names, gradients, strict=True):
+            for label in [] if g is None else self._strided_memory.sharing(g):
+                raise ValueError(f"gradient {name!r} shares memory with {label}")
+        moving = [i for i in self._strided if gradients[i] is not None]
+        for i in moving:
+            check_writeable(self.names[i], self._strided[i])
+        return [(self._strided[i].view(np.ndarray), self.dense[i]) for i in moving]
+
+    def views(self) -> list[Mapping[str, Array]]:
+        """For each parameter its state arrays by slot, as views for the user."""
+        return [
+            MappingProxyType({slot: array.view() for slot, array in slots.items()}) for slots in self.slots
+        ]
+
+    def state(self) -> Iterator[tuple[Hashable, str, Array]]:
+        """Every state array, with its parameter's name and its slot."""
+        for name, slots in zip(self.names, self.slots, strict=True):
+            for slot, array in slots.items():
+                yield name, slot, array
+
+
+def check_gradient(
+    label: str, gradient: Any, of: str, shape: tuple[int, ...], dtype: DType, written: Memory
+) -> Array:
+    """`gradient`; an error unless it fits what it is `of`, and lies apart from what is written."""
+    g = check_array(label, gradient)
+    if g.shape != shape:
+        raise ValueError(f"{label} has shape {g.shape}, {of} {shape}")
+    check_number(label, g)
+    if not mix(g.dtype, dtype):
+        raise TypeError(f"{label} has dtype {g.dtype}, {of} {dtype}")
+    for other in written.sharing(g):
+        raise ValueError(f"{label} shares memory with {other}")
+    return g

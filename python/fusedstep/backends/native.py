@@ -1,0 +1,38 @@
+"""The native backend: the compiled kernels, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from .. import _core
+from ..arrays.tensors import Operands
+from ..formula.average import average
+from ..formula.kernel import Arithmetic, Array, Kernel
+
+ARITHMETIC = Arithmetic(_core.square_sums, _core.multiply)
+
+
+class Table(_core.NumpyTable):
+    """An array of which some rows are stepped, made from the kernel of a row."""
+
+    def __init__(
+        self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
+    ) -> None:
+        super().__init__(p, state, mean, others)
+        self.kernel = kernel
+
+
+class Plan(_core.NumpyPlan):
+    """The compiled plan, made from kernels."""
+
+    arithmetic: ClassVar = ARITHMETIC
+
+    def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Operands]) -> None:
+        super().__init__([kernel.names for kernel in kernels], average.name, tensors)
+
+    def pin_rows(
+        self, gradients: list[Any], zero_gradients: bool, tables: Sequence[tuple[int, Any]]
+    ) -> list[int]:
+        """As `pin`, where tables have taken the gradients of some positions, which are None in the list."""
+        return self.pin(gradients, zero_gradients, [(i, table.kernel.name, table) for i, table in tables])

@@ -1,0 +1,236 @@
+"""The NumPy backend: each rule's own formula, tensor by tensor. The native one must equal it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..arrays import memory
+from ..arrays.rows import summed
+from ..arrays.storage import arithmetic, is_number, mix
+from ..arrays.tensors import Operands
+from ..formula.arithmetic import clamp
+from ..formula.average import average
+from ..formula.coefficients import NO_PROLOGUE, StepCoefficients
+from ..formula.kernel import Arithmetic, Array, Coefficients, Kernel, Sweep
+from .sums import block_sum, multiply, norm, square_sums
+
+
+class Table:
+    """Some rows of an array, gathered and put back; the counterpart of cpp/step/table_rows.hpp."""
+
+    def __init__(
+        self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
+    ) -> None:
+        """Take the kernel of a row, the array with its state, and the other arrays that a step writes."""
+        self.kernel = kernel
+        self._p = p
+        self._state = state
+        self._mean = mean
+        self._written = [p, *state, *([] if mean is None else [mean]), *others]
+        self._width = math.prod(p.shape[1:])
+
+    def take(self, indices: Any, values: Any) -> Array | None:
+        """Take the gradients of rows; return which rows these are, ascending, each once.
+
+        None if something is not usable as it is.
+        """
+        if not self._are_plain(indices, values):
+            return None
+        self.values = values
+        self._rows, self.gradients = summed(indices, values.reshape(len(indices), self._width))
+        return self._rows
+
+    def _are_plain(self, indices: Any, values: Any) -> bool:
+        return (
+            type(indices) is type(values) is np.ndarray
+            and indices.dtype == np.int64
+            and indices.ndim == 1
+            and not ((indices < 0) | (indices >= len(self._p))).any()
+            and is_number(values.dtype)
+            and mix(values.dtype, self._p.dtype)
+            and values.shape == (len(indices), *self._p.shape[1:])
+            and not any(np.may_share_memory(values, array) for array in self._written)
+        )
+
+    def measure(self, coefficients: StepCoefficients) -> tuple[Sequence[int], Array]:
+        """Which of the rows are measured, and the sums over each of them."""
+        before, rule, *_ = coefficients
+        measure = self.kernel.sweeps[-1].measure
+        if measure is None:
+            return (), np.empty((0, 0))
+        with np.errstate(all="ignore"):
+            p, g = _prepared(before, *_wide([self._of(self._p), self.gradients]))
+            terms = measure(Coefficients(rule, p.dtype), p, g)
+            sums = [[block_sum(row) for row in term] for term in terms]
+        return range(len(self._rows)), np.array(sums).T
+
+    def run(self, coefficients: StepCoefficients) -> None:
+        """Do the step."""
+        if not len(self._rows):
+            return
+        before, rule, after, own = coefficients
+        columns: dict[str, Any] = {name: values.reshape(-1, 1) for name, values in (own or {}).items()}
+        p, *state = gathered = [self._of(array) for array in (self._p, *self._state)]
+        with np.errstate(all="ignore"):
+            _step(self.kernel.sweeps[-1], before, rule | columns, p, self.gradients, state)
+            for array, moved in zip((self._p, *self._state), gathered, strict=True):
+                self._put(array, moved)
+            if self._mean is not None and after is not None:
+                mean = self._of(self._mean)
+                _step(average.sweeps[0], NO_PROLOGUE, after, mean, p, [])
+                self._put(self._mean, mean)
+
+    def _of(self, array: Array) -> Array:
+        rows: Array = array[self._rows].reshape(len(self._rows), self._width)
+        return rows
+
+    def _put(self, array: Array, rows: Array) -> None:
+        array[self._rows] = rows.reshape(len(rows), *array.shape[1:])
+
+
+class Plan:
+    """The counterpart of the native plan, with the same methods."""
+
+    arithmetic: ClassVar = Arithmetic(square_sums, multiply)
+
+    def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Operands]) -> None:
+        """Take the kernel of each group, and the tensors with their state."""
+        self.sweeps = max((len(kernel.sweeps) for kernel in kernels), default=1)
+        self._kernels = kernels
+        self._tensors = tensors
+        self._gradients: list[Array | None] = []
+        self._tables: list[tuple[int, Table]] = []
+        self._written = memory.Memory(
+            ("", array) for _, p, state, mean in tensors for array in (p, *state, mean) if array is not None
+        )
+
+    def pin(self, gradients: list[Any], zero_gradients: bool) -> list[int]:
+        """Take a step's gradients; return the positions of those not usable as they are.
+
+        Those that shall be set to 0 are not: a step of this plan leaves gradients alone.
+        """
+        return self.pin_rows(gradients, zero_gradients, [])
+
+    def pin_rows(
+        self, gradients: list[Any], zero_gradients: bool, tables: Sequence[tuple[int, Any]]
+    ) -> list[int]:
+        """The same where tables have taken the gradients of some positions, which are None in the list."""
+        self._gradients = gradients
+        self._tables = list(tables)
+        odd = [
+            i
+            for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
+            if g is not None and (zero_gradients or not self._is_plain(p, g))
+        ]
+        return odd + [i for i, table in tables if self._written.sharing(table.values)]
+
+    def norm(self) -> tuple[float, bool]:
+        """The 2-norm of the gradients, and whether all their elements are finite."""
+        runs = {i: table.gradients.ravel() for i, table in self._tables}
+        for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, self._gradients, strict=True)):
+            if g is not None:
+                runs[i] = memory.flat(g, like=p)
+        return norm([runs[i] for i in sorted(runs)])
+
+    def measure(
+        self, sweep: int, coefficients: Sequence[StepCoefficients | None]
+    ) -> list[tuple[Sequence[int], Array]]:
+        """For each group and then each table the positions that are measured, and the sums over each."""
+        positions: list[list[int]] = [[] for _ in self._kernels]
+        sums: list[list[list[float]]] = [[] for _ in self._kernels]
+        with np.errstate(all="ignore"):
+            for i, (group, p, state, _) in enumerate(self._tensors):
+                g, passed = self._gradients[i], self._sweep(group, sweep)
+                if g is None or passed is None or passed.measure is None:
+                    continue
+                before, rule, *_ = _given(coefficients[group])
+                wide_p, wide_g, *wide_state = _wide([memory.flat(a, like=p) for a in (p, g, *state)])
+                wide_p, wide_g = _prepared(before, wide_p, wide_g)
+                terms = passed.measure(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
+                positions[group].append(i)
+                sums[group].append([block_sum(term) for term in terms])
+        of_groups = [(found, np.array(values)) for found, values in zip(positions, sums, strict=True)]
+        return [*of_groups, *(table.measure(c) for table, c in self._of_tables(coefficients))]
+
+    def run(self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool) -> None:
+        """Do a sweep, with the coefficients of each group and then of each table."""
+        del zero_gradients
+        gradients, tables = self._gradients, []
+        if sweep == self.sweeps - 1:  # tables have one sweep, and all is kept for this step alone
+            tables = self._of_tables(coefficients)
+            self._gradients, self._tables = [], []
+        place = [0] * len(self._kernels)
+        with np.errstate(all="ignore"):
+            for (group, p, state, mean), g in zip(self._tensors, gradients, strict=True):
+                passed = self._sweep(group, sweep)
+                if g is None or passed is None:
+                    continue
+                before, rule, after, own = _given(coefficients[group])
+                if own is not None:
+                    rule = rule | {name: values[place[group]] for name, values in own.items()}
+                    place[group] += 1
+                flat_p, flat_g, *flat_state = (memory.flat(a, like=p) for a in (p, g, *state))
+                _step(passed, before, rule, flat_p, flat_g, flat_state)
+                if mean is not None and after is not None:
+                    _step(average.sweeps[0], NO_PROLOGUE, after, memory.flat(mean, like=p), flat_p, [])
+            for table, of_table in tables:
+                table.run(of_table)
+
+    def _sweep(self, group: int, sweep: int) -> Sweep | None:
+        """A group's sweep of this number, of which the last one is that of every kernel."""
+        sweeps = self._kernels[group].sweeps
+        skipped = self.sweeps - len(sweeps)
+        return sweeps[sweep - skipped] if sweep >= skipped else None
+
+    def _of_tables(
+        self, coefficients: Sequence[StepCoefficients | None]
+    ) -> list[tuple[Table, StepCoefficients]]:
+        given = map(_given, coefficients[len(self._kernels) :])
+        return list(zip((table for _, table in self._tables), given, strict=True))
+
+    def _is_plain(self, p: Array, g: Any) -> bool:
+        return (
+            p.flags.writeable
+            and type(g) is np.ndarray
+            and is_number(g.dtype)
+            and mix(g.dtype, p.dtype)
+            and g.shape == p.shape
+            and memory.matches(p, g)
+            and not self._written.sharing(g)
+        )
+
+
+def _given(coefficients: StepCoefficients | None) -> StepCoefficients:
+    if coefficients is None:
+        raise ValueError("coefficients for each share of the sweep")
+    return coefficients
+
+
+def _step(
+    sweep: Sweep, prologue: dict[str, float], rule: dict[str, Any], p: Array, g: Array, state: list[Array]
+) -> None:
+    """Prologue and rule; what is kept narrower than it is computed is rounded once, at the end."""
+    wide_p, wide_g, *wide_state = _wide([p, g, *state])
+    wide_p[...], wide_g = _prepared(prologue, wide_p, wide_g)
+    sweep.update(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
+    for kept, wide in zip((p, *state), (wide_p, *wide_state), strict=True):
+        if wide is not kept:
+            kept[...] = wide
+
+
+def _wide(kept: list[Array]) -> list[Array]:
+    """Arrays in the type that a step computes in."""
+    return [array.astype(arithmetic(kept[0].dtype), copy=False) for array in kept]
+
+
+def _prepared(prologue: dict[str, float], p: Array, g: Array) -> tuple[Array, Array]:
+    """Parameter and gradient as the rule sees them."""
+    c = Coefficients(prologue, p.dtype)
+    g = clamp(c.scale * g, -c.clip, c.clip)
+    if prologue["l2"] != 0 or prologue["l1"] != 0:
+        g = g + c.l2 * p + c.l1 * np.sign(p)
+    return c.keep * p, g

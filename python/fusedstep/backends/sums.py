@@ -1,0 +1,66 @@
+"""Sums in one fixed order, that of cpp/step, so that threads and instruction sets never show."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..formula.arithmetic import square
+from ..formula.kernel import Array
+
+BLOCK, LANES, LEAST = 4096, 32, 2.0**-900
+BLOCK_OF_ROWS = 64
+
+
+def square_sums(x: Array) -> tuple[Array, Array]:
+    """The sums of squares of the rows, and of the columns, of a stack of matrices."""
+    with np.errstate(all="ignore"):
+        squares = np.atleast_2d(square(x))
+        *stack, m, n = squares.shape
+        squares = squares.reshape(math.prod(stack), m, n)
+        rows = [block_sum(row) for matrix in squares for row in matrix]
+        columns = np.zeros((len(squares), n))
+        for i, matrix in enumerate(squares):
+            for begin in range(0, m, BLOCK_OF_ROWS):
+                columns[i] += functools.reduce(np.add, matrix[begin : begin + BLOCK_OF_ROWS], np.zeros(n))
+    return np.array(rows), columns.ravel()
+
+
+def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
+    """Multiply the elements by numbers of rows and columns, whose product is at most `limit`."""
+    with np.errstate(all="ignore"):
+        matrices = np.atleast_2d(x)
+        *stack, m, n = matrices.shape
+        product = rows.reshape(*stack, m, 1) * columns.reshape(*stack, 1, n)
+        bounded = np.where((product < limit) | np.isnan(product), product, limit)
+        x[...] = (matrices * bounded.astype(x.dtype)).reshape(x.shape)
+
+
+def norm(runs: Sequence[Array]) -> tuple[float, bool]:
+    """The 2-norm of all elements, and whether all are finite; the order of cpp/step/reduce.hpp."""
+    with np.errstate(all="ignore"):
+        x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
+        total, factor = block_sum(x * x), 1.0
+        if not LEAST <= total < math.inf:
+            factor = 2.0**600 if total < LEAST else 2.0**-600
+            total = block_sum((factor * x) * (factor * x))
+    return math.sqrt(total) / factor, math.isfinite(total)
+
+
+def block_sum(x: Array) -> float:
+    """The sum of all: lanes side by side in each block, added by halves, blocks one after the other."""
+    padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
+    padded[: x.size] = x
+    sums = np.zeros((padded.size // BLOCK, LANES))
+    for row in np.moveaxis(padded.reshape(-1, BLOCK // LANES, LANES), 1, 0):
+        sums += row
+    while sums.shape[1] > 1:
+        half = sums.shape[1] // 2
+        sums = sums[:, :half] + sums[:, half:]
+    total = 0.0
+    for block in sums.ravel().tolist():
+        total += block
+    return total

@@ -1,0 +1,143 @@
+"""Checkpoints of an optimizer: all that its next step depends on, as plain numbers and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Protocol
+
+from ..arrays.memory import check_like
+from ..arrays.structure import Groups
+from ..arrays.tensors import Tensors
+from ..formula.hyperparameters import COUNT_OR_0, REAL, checked_number
+from ..stateful import Stateful, mapping, restore, same, states
+from .group import Group
+
+
+class Resumable(Protocol):
+    """What of an optimizer a checkpoint has."""
+
+    groups: tuple[Group, ...]
+    structure: Groups
+    tensors: Tensors
+
+    @property
+    def t(self) -> int:
+        """The number of steps done."""
+
+    @property
+    def row_steps(self) -> dict[Hashable, int]:
+        """How often rows of each parameter were stepped."""
+
+
+def save(optimizer: Resumable) -> dict[str, Any]:
+    """A copy of the step count, the state, and each group's hyperparameters and scalars."""
+    state: dict[Any, dict[str, Any]] = {name: {} for name in optimizer.tensors.names}
+    for name, slot, array in optimizer.tensors.state():
+        state[name][slot] = array.copy()
+    return {
+        "rule": type(optimizer).__name__,
+        "t": optimizer.t,
+        "row_steps": optimizer.row_steps,
+        "groups": [
+            {
+                "params": list(structure.names),
+                "hyperparameters": {
+                    name: value for name, value in group.hyperparameters() if not callable(value)
+                },
+                "scalars": dict(group.scalars),
+                "schedules": states(_schedules(group)),
+            }
+            for group, structure in zip(optimizer.groups, optimizer.structure.groups, strict=True)
+        ],
+        "state": state,
+    }
+
+
+def load(optimizer: Resumable, saved: Mapping[str, Any]) -> tuple[int, dict[Hashable, int]]:
+    """Restore what `save` returned, and return the step counts; after an error nothing has changed."""
+    if isinstance(saved, Mapping):
+        saved = {"row_steps": {}, **saved}  # those of version 0.1.0 have none
+    _check(optimizer, saved)
+    _restore_schedules(optimizer, saved["groups"])
+    for name, slot, array in optimizer.tensors.state():
+        array[...] = saved["state"][name][slot]
+    for group, values in zip(optimizer.groups, saved["groups"], strict=True):
+        for name, value in values["hyperparameters"].items():
+            group[name] = value
+        group.scalars.update({name: float(value) for name, value in values["scalars"].items()})
+    counts = ((name, int(saved["row_steps"].get(name, 0))) for name in optimizer.tensors.names)
+    return int(saved["t"]), {name: count for name, count in counts if count}
+
+
+def _schedules(group: Group) -> dict[str, Stateful]:
+    """Those of a group's schedules that have a state."""
+    return {
+        name: value
+        for name, value in group.hyperparameters()
+        if isinstance(value, Stateful) and value.state_dict()
+    }
+
+
+def _restore_schedules(optimizer: Resumable, groups: Any) -> None:
+    """What the schedules were told; a number that comes in the place of one needs nothing."""
+    parts: dict[str, Stateful] = {}
+    saved: dict[str, Any] = {}
+    for i, (group, values) in enumerate(zip(optimizer.groups, groups, strict=True)):
+        kept = {k: v for k, v in _schedules(group).items() if k not in values["hyperparameters"]}
+        parts |= {f"{name} of group {i}": schedule for name, schedule in kept.items()}
+        told = _with_schedules(values)["schedules"]
+        saved |= {f"{name} of group {i}": state for name, state in told.items()}
+    restore("schedules", parts, saved)
+
+
+def _check(optimizer: Resumable, saved: Mapping[str, Any]) -> None:
+    same("checkpoint", saved, ("rule", "t", "row_steps", "groups", "state"))
+    rule = type(optimizer).__name__
+    if saved["rule"] != rule:
+        raise ValueError(f"the checkpoint is of {saved['rule']}, the optimizer is {rule}")
+    checked_number("t", saved["t"], COUNT_OR_0)
+    mapping("row_steps", saved["row_steps"])
+    for name, count in saved["row_steps"].items():
+        if name not in optimizer.tensors.names:
+            raise ValueError(f"row_steps: {name!r} does not belong here")
+        checked_number(f"row_steps of parameter {name!r}", count, COUNT_OR_0)
+    _check_groups(optimizer, saved["groups"])
+    _check_state(optimizer, saved["state"])
+
+
+def _check_groups(optimizer: Resumable, saved: Any) -> None:
+    _list("groups of the checkpoint", saved)
+    if len(saved) != len(optimizer.groups):
+        raise ValueError(f"the checkpoint has {len(saved)} groups, not {len(optimizer.groups)}")
+    groups = map(_with_schedules, saved)
+    for group, structure, values in zip(optimizer.groups, optimizer.structure.groups, groups, strict=True):
+        same("group of the checkpoint", values, ("params", "hyperparameters", "scalars", "schedules"))
+        _list("params of the checkpoint", values["params"])
+        same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
+        mapping("hyperparameters", values["hyperparameters"])
+        for name, value in values["hyperparameters"].items():
+            if name not in group:
+                raise ValueError(f"hyperparameters: {name!r} does not belong here")
+            group.check(name, value)
+        mapping("schedules", values["schedules"])
+        same("scalars", values["scalars"], group.scalars)
+        for name, value in values["scalars"].items():
+            checked_number(f"scalar {name!r}", value, REAL)
+
+
+def _with_schedules(group: Any) -> Any:
+    """A group of a checkpoint; those of version 0.1.0 have no place for what schedules were told."""
+    return {"schedules": {}, **group} if isinstance(group, Mapping) else group
+
+
+def _check_state(optimizer: Resumable, saved: Any) -> None:
+    same("state", saved, optimizer.tensors.names)
+    for name, slots in zip(optimizer.tensors.names, optimizer.tensors.slots, strict=True):
+        same(f"state of parameter {name!r}", saved[name], slots)
+    for name, slot, array in optimizer.tensors.state():
+        check_like(f"state {slot!r} of parameter {name!r}", saved[name][slot], array)
+
+
+def _list(label: str, found: Any) -> None:
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{label} must be a list, got {found!r}")

@@ -1,0 +1,288 @@
+"""The machinery under every rule: parameter groups, state, the step, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from inspect import Parameter, Signature
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+
+import numpy.typing as npt
+
+from ..arrays.memory import Array, set_to_zero
+from ..arrays.rows import Rows
+from ..arrays.storage import DType, number_type
+from ..arrays.structure import Groups, Params
+from ..arrays.tensors import Tensors
+from ..backends import BACKENDS
+from ..formula.hyperparameters import REAL, checked_number
+from ..formula.rule import Rule
+from . import checkpoint
+from .busy import Busy, Holder
+from .group import Group
+from .options import StepOptions, StepResult, checked_options
+from .shares import beside_the_plan, shares_of
+from .slots import made
+from .step import Share, Step
+from .tables import Tables, TableShare
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Any:
+        """Python 3.10 has no typing.dataclass_transform, and only type checkers read it."""
+        return lambda cls: cls
+
+
+def positional(*, kw_only: Literal[False] = False) -> Any:
+    """Mark the field that is given by position, for type checkers."""
+    return kw_only
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
+class Engine(Rule):
+    """The machinery under `Optimizer`. The fields of its subclasses are arguments of their constructors."""
+
+    __signature__: ClassVar[Signature]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        defaults = {name: field.default for name, field in cls._fields.items()}
+        cls.__signature__ = Signature(
+            [Parameter("params", Parameter.POSITIONAL_OR_KEYWORD)]
+            + [
+                Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+                for name, default in {**defaults, "state_dtype": None, "backend": "native"}.items()
+            ]
+        )
+
+    def __init__(
+        self,
+        params: Params,
+        *,
+        state_dtype: npt.DTypeLike | None = None,
+        backend: Literal["native", "numpy"] = "native",
+        **hyperparameters: Any,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
+        self.backend = backend
+        state_type = number_type("state_dtype", state_dtype)
+        self._t = 0
+        self._row_steps: dict[Hashable, int] = {}
+        self.busy = Busy()
+        self.structure = Groups(params)
+        self.groups = tuple(
+            Group(type(self), tree, {**hyperparameters, **options})
+            for tree, options in zip(self.structure.trees, self.structure.options, strict=True)
+        )
+        self._group_of = [
+            group for group, leaves in zip(self.groups, self.structure.leaves, strict=True) for _ in leaves
+        ]
+        self.tensors = Tensors(
+            self.structure.names,
+            self.structure.parameters,
+            lambda i, p, dense_p: self._made(i, p, dense_p, state_type),
+        )
+        self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
+        """Views of the state arrays by slot, keyed like the parameters."""
+        found = BACKENDS[backend]
+        self._shares, operands = shares_of(type(self), self._group_of, self.tensors)
+        self._plan = found.plan([share.kernel for share in self._shares], operands)
+        self._plan_of_rows = found.plan([], [])
+        self._tables = Tables(
+            type(self), found.table, self.structure.parameters, self.tensors, self._group_of
+        )
+        self._beside = beside_the_plan(self._shares, self.tensors)
+
+    def _made(
+        self, i: int, p: Array, dense_p: Array, state_type: DType | None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The state of a parameter, and the room that its steps need."""
+        group, name = self._group_of[i], self.structure.names[i]
+        slots = self.slots_of(group.kernel_of(p), averaged=group.averaged)
+        arrays = made(slots, group, name, p, dense_p, state_type)
+        state = {slot: a for slot, a in arrays.items() if slots[slot].lives}
+        return state, {slot: a for slot, a in arrays.items() if slot not in state}
+
+    @property
+    def t(self) -> int:
+        """The number of steps done."""
+        return self._t
+
+    @property
+    def row_steps(self) -> dict[Hashable, int]:
+        """How often `step_rows` has stepped rows of each parameter, of those of which it has any."""
+        return dict(self._row_steps)
+
+    def step(
+        self,
+        grads: Any,
+        *,
+        scale: float = 1.0,
+        loss: float | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+        zero_grad: bool = False,
+    ) -> StepResult:
+        """Update the parameters in place.
+
+        `grads` has the structure and the shapes of the parameters. A None skips its parameter and its state;
+        `t` goes on for all. `Rows` are the gradient of some rows of a parameter, and move these alone. With
+        groups it is one item a group, or one structure over all their parameters.
+
+        scale: every gradient is multiplied by it, default 1. clip_norm: the scaled gradients of all groups
+        are multiplied by ``min(1, clip_norm / (norm + 1e-6))``, of their 2-norm all together. clip_value:
+        then every element is brought into ``[-clip_value, clip_value]``. All this happens within the step:
+        the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity, nothing
+        changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too. loss: the
+        loss at the parameters, for rules that need it.
+
+        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
+        step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
+        optimizer runs; after an error nothing has changed.
+        """
+        holder = Holder()
+        try:
+            self.busy.take(holder)
+            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
+            return self._step(grads, loss, options)
+        finally:
+            self.busy.leave(holder)
+
+    def step_rows(
+        self,
+        name: Hashable,
+        rows: Any,
+        grad_rows: Any,
+        *,
+        scale: float = 1.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        skip_nonfinite: bool = False,
+    ) -> StepResult:
+        """Update some rows of one parameter in place, such as those of an embedding that a batch looked up.
+
+        name: the parameter's key; its position if they are a sequence, 0 if it is the only one. rows: the
+        positions of rows ``p[r]``, a list or an array of one axis, integers from 0 to ``len(p) - 1`` in any
+        order. grad_rows: their gradients, an array of shape ``(len(rows), *p.shape[1:])`` in a dtype that
+        `step` takes; those of equal rows are summed first, in order, in the type that is computed in. scale,
+        clip_norm, clip_value, skip_nonfinite: as of `step`, for the sums.
+
+        It is lazy: rows that are not named stay as they are, and so do their state and their average. No
+        momentum carries them on, nothing decays. The others move as in a `step` of them alone, whose t is the
+        parameter's own count of these calls; `t` counts `step` only.
+
+        Of SGD, Momentum, EMAMomentum, Adagrad, RowwiseAdagrad, RMSProp, Adam and AdamW, except what is
+        `cautious`. Returns and raises what `step` does, KeyError for an unknown name, and ValueError unless
+        each row is one run of memory.
+        """
+        holder = Holder()
+        try:
+            self.busy.take(holder)
+            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, False)
+            return self._step_rows(name, Rows(rows, grad_rows), options)
+        finally:
+            self.busy.leave(holder)
+
+    def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
+        gradients = self.structure.gradients(grads)
+        tables, copied = self._pin(gradients, options.zero_grad)
+        strided = self.tensors.strided(gradients)
+        step = Step(self._plan, options)
+        if step.skipped:
+            if options.zero_grad:
+                set_to_zero(g for g in (*gradients, *copied) if g is not None)
+            return StepResult(step.norm, step.skipped)
+        t = self._t + 1
+        loss = None if loss is None else checked_number("loss", loss, REAL)
+        values = {group: group.at(t) for group in self.groups}
+        for share in self._shares:
+            share.begin(t, values[share.group], gradients)
+        for table in tables:
+            table.begin(t, values[table.group])
+        for p, stand_in in strided:
+            stand_in[...] = p
+        shares: list[Share] = [*self._shares, *tables]
+        step.prepare(shares, loss)
+        # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
+        step.commit()
+        self._t = t
+        try:
+            step.run()
+        finally:
+            for p, stand_in in strided:
+                p[...] = stand_in
+            set_to_zero(copied)
+        return StepResult(step.norm, step.skipped)
+
+    def _step_rows(self, name: Hashable, rows: Rows, options: StepOptions) -> StepResult:
+        table = self._tables.of(name)
+        table.take(rows)
+        self._plan_of_rows.pin_rows([], False, [(0, table.table)])
+        step = Step(self._plan_of_rows, options)
+        if step.skipped:
+            return StepResult(step.norm, step.skipped)
+        t = self._row_steps.get(table.name, 0) + 1
+        table.begin(t, table.group.at(t))
+        step.prepare([table], None)
+        step.commit()
+        self._row_steps[table.name] = t
+        step.run()
+        return StepResult(step.norm, step.skipped)
+
+    def _pin(self, gradients: list[Any], zero_gradients: bool) -> tuple[list[TableShare], list[Array]]:
+        """Have the plan take the gradients, of which copies may come in place.
+
+        Returns the shares of those that are rows, in whose place None comes, and the originals of copies that
+        are to be zeroed.
+        """
+        odd = self._plan.pin(gradients, zero_gradients)
+        if self._beside:
+            odd = sorted({*odd, *(i for i in self._beside if gradients[i] is not None)})
+        if not odd:
+            return [], []
+        originals, tables = [], {}
+        for i in odd:
+            given = gradients[i]
+            if isinstance(given, Rows):
+                tables[i] = table = self._tables.of(self.tensors.names[i])
+                table.take_beside(given, self.tensors.memory, will_be_zeroed=zero_gradients)
+                gradients[i], given = None, given.values
+            else:
+                gradients[i] = self.tensors.conform(i, given, zero_gradients)
+            originals.append(given)
+        self._plan.pin_rows(gradients, zero_gradients, [(i, table.table) for i, table in tables.items()])
+        return list(tables.values()), originals if zero_gradients else []
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that a step depends on beside parameters and gradients.
+
+        Of schedules it has what they were told, as of `schedules.Plateau`: what their ``state_dict()`` gives.
+        """
+        return checkpoint.save(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict()` was taken, given the parameters and schedules of then.
+
+        A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
+        schedule the optimizer keeps its own, and restores what that was told. Raises ValueError or TypeError,
+        and changes nothing, unless rule, groups, names, shapes and dtypes agree; RuntimeError while a step
+        runs.
+        """
+        holder = Holder()
+        try:
+            self.busy.take(holder)
+            self._t, self._row_steps = checkpoint.load(self, state_dict)
+        finally:
+            self.busy.leave(holder)
+
+    def __reduce__(self) -> NoReturn:
+        """Neither pickle nor copy: both would part the optimizer from its parameters."""
+        raise TypeError(f"cannot copy or pickle {type(self).__name__}; use state_dict()")
+
+    def __repr__(self) -> str:
+        name, tensors = type(self).__name__, len(self.tensors.names)
+        return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"

@@ -1,0 +1,100 @@
+"""Groups of parameters that share hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..formula.hyperparameters import Hyperparameter
+from ..formula.kernel import Kernel
+from ..formula.rule import Rule
+
+
+class Group(Mapping[str, Any]):
+    """Parameters that share hyperparameters. ``group["lr"]`` reads one, ``group["lr"] = 3e-4`` sets it."""
+
+    def __init__(self, rule: type[Rule], params: Any, values: dict[str, Any]) -> None:
+        self._rule = rule
+        self._params = params
+        self._fields: dict[str, Hyperparameter] = rule._fields
+        unknown = [name for name in values if name not in self._fields]
+        if unknown:
+            raise TypeError(f"no hyperparameter {unknown[0]!r}; there are {', '.join(self._fields)}")
+        self._values = {
+            name: field.checked(values.get(name, field.default)) for name, field in self._fields.items()
+        }
+        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+        self.scalars = dict(rule.scalars)
+        """The state that is one number for the group."""
+        self.kernel, self._matrix_kernel, self.averaged = self._structure(self._values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._params if name == "params" else self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._values[name] = self.check(name, value)
+        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *self._values))
+
+    def __len__(self) -> int:
+        return 1 + len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Group({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    __eq__ = object.__eq__  # a mapping's would compare arrays
+    __hash__ = object.__hash__
+
+    def kernel_of(self, p: np.ndarray[Any, Any]) -> Kernel:
+        """The update of a parameter."""
+        of_matrices = self._matrix_kernel
+        return of_matrices if of_matrices and of_matrices.fits(p.ndim) else self.kernel
+
+    def hyperparameters(self) -> Iterable[tuple[str, Any]]:
+        """Names and values, without the parameters."""
+        return self._values.items()
+
+    def check(self, name: str, value: Any) -> Any:
+        """What setting `name` to `value` would store; an error if that cannot be done."""
+        if name not in self._fields:
+            raise KeyError(f"no hyperparameter {name!r}; there are {', '.join(self._fields)}")
+        field = self._fields[name]
+        value = field.checked(value)
+        if field.interval and field.interval.fixed and value != self._values[name]:
+            raise ValueError(f"{name} is fixed at construction")
+        structure = self.kernel, self._matrix_kernel, self.averaged
+        if self._structure({**self._values, name: value}) != structure:
+            raise ValueError(f"{name}={value!r} needs other state than this optimizer has: make a new one")
+        return value
+
+    def _structure(self, values: dict[str, Any]) -> tuple[Kernel, Kernel | None, bool]:
+        """What decides which state there is: the kernels, and whether the weights are averaged."""
+        h = SimpleNamespace(**values)
+        return self._rule.choose_kernel(h), self._rule.choose_matrix_kernel(h), values["ema"] != 0
+
+    def at(self, t: int) -> dict[str, Any]:
+        """The hyperparameters and scalars at step `t`, every schedule evaluated, and what else `At` has."""
+        values = {
+            **self._values,
+            **self.scalars,
+            "before": self.scalars,
+            "next": lambda name: self.value(name, t + 1),
+        }
+        for name in self._scheduled:
+            values[name] = self.value(name, t)
+        return values
+
+    def value(self, name: str, t: int) -> Any:
+        """The hyperparameter at step `t`: its schedule's value, if it has one."""
+        value = self._values[name]
+        if not callable(value):
+            return value
+        number = value(t)
+        if callable(number):
+            raise TypeError(f"{name}({t}) must be a number, got {number!r}")
+        return self._fields[name].checked(number, f"{name}({t})")

@@ -1,0 +1,95 @@
+"""The shares of NumPy's arrays: the parameters of a group that have a kernel in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays.tensors import Operands, Tensors
+from ..formula.at import At
+from ..formula.coefficients import Measured
+from ..formula.kernel import Arithmetic, Array, Kernel
+from ..formula.rule import Rule
+from ..formula.slots import AVERAGE
+from .group import Group
+from .step import Turned, Work
+
+
+class GroupShare:
+    """The parameters of a group that one kernel steps. Made once; `begin` tells it of each step."""
+
+    def __init__(
+        self, rule: type[Rule], group: Group, kernel: Kernel, positions: Sequence[int], tensors: Tensors
+    ) -> None:
+        """Take the tensors at these positions, with their small state and the room for directions."""
+        self.rule = rule
+        self.group = group
+        self.kernel = kernel
+        self.averaged = group.averaged
+        self.positions = positions
+        self.t = 0
+        self._sizes = {i: tensors.dense[i].size for i in positions}
+        self._arrays = {i: tensors.slots[i] | tensors.room[i] for i in positions}
+        self._values: dict[str, Any] = {}
+        self._gradients: Sequence[Any] = ()
+
+    def begin(self, t: int, values: dict[str, Any], gradients: Sequence[Any]) -> None:
+        """Step `t` begins, with the group's values and these gradients, of which some may be None."""
+        self.t = t
+        self._values = values
+        self._gradients = gradients
+
+    def at(self) -> At:
+        return At({**self._values, "kernel": self.kernel, "sweep": self.kernel.sweeps[-1]})
+
+    def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
+        turned = []
+        for i, slots in self._arrays.items():
+            if self._gradients[i] is not None:
+                mine = {name: slots[name] for name in self.kernel.turned}
+                turned.append((i, self.kernel.turn(arithmetic, h, self.t, **mine)))
+        return turned
+
+    def measured(self, positions: Sequence[int], sums: Array) -> Measured:
+        sizes = np.array([self._sizes[i] for i in positions], np.float64)
+        numbers = {name: np.array([self._arrays[i][name] for i in positions]) for name in self.rule.numbers}
+        return Measured(sizes, list(sums.T), numbers)
+
+    def keep(self, work: Work) -> None:
+        self.group.scalars.update(work.scalars)
+        for name, values in work.tensors.items():
+            for i, value in zip(work.positions, values.tolist(), strict=True):
+                self._arrays[i][name][...] = value
+        for i, slots in work.turned:
+            for name, value in slots.items():
+                self._arrays[i][name][...] = value
+
+
+def shares_of(
+    rule: type[Rule], groups: Sequence[Group], tensors: Tensors
+) -> tuple[list[GroupShare], list[Operands]]:
+    """The shares of all tensors, of which each has its group, and what a plan takes of each tensor."""
+    parts: dict[tuple[Group, Kernel], list[int]] = {}
+    for i, (group, p) in enumerate(zip(groups, tensors.dense, strict=True)):
+        parts.setdefault((group, group.kernel_of(p)), []).append(i)
+    shares = [GroupShare(rule, *part, positions, tensors) for part, positions in parts.items()]
+    operands: dict[int, Operands] = {}
+    for k, share in enumerate(shares):
+        for i in share.positions:
+            arrays = tensors.slots[i] | tensors.room[i]
+            slots = [arrays[name] for name in share.kernel.operands]
+            operands[i] = k, tensors.dense[i], slots, arrays.get(AVERAGE)
+    return shares, [operands[i] for i in range(len(tensors.dense))]
+
+
+def beside_the_plan(shares: Sequence[GroupShare], tensors: Tensors) -> list[int]:
+    """Positions of parameters with small state of their own shape: the plan does not know its memory."""
+    return sorted(
+        i
+        for share in shares
+        for i in share.positions
+        for name, array in tensors.slots[i].items()
+        if name not in (*share.kernel.operands, AVERAGE) and array.shape == tensors.dense[i].shape
+    )

@@ -1,0 +1,42 @@
+"""The arrays of a parameter's slots, made when an optimizer is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arrays.memory import Array, zeros_like
+from ..arrays.storage import DType, mix
+from ..formula.slots import PARAMETER, Slot
+
+
+def made(
+    slots: Mapping[str, Slot],
+    h: Mapping[str, Any],
+    name: Hashable,
+    p: Array,
+    dense_p: Array,
+    state_type: DType | None,
+) -> dict[str, Array]:
+    """An array for each slot, at its first value, laid out as the dense stand-in of `p`.
+
+    h: the hyperparameters, of which some say where a slot starts. TypeError where the dtype of parameter
+    `name` goes with no such state.
+    """
+    common = state_type or p.dtype
+    if not mix(common, p.dtype):
+        raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {common}")
+    arrays = {}
+    with np.errstate(all="ignore"):
+        for key, slot in slots.items():
+            dtype = common if slot.kept is None else np.dtype(slot.kept)
+            whole = slot.of == "element"
+            array = zeros_like(dense_p, dtype) if whole else np.zeros(slot.shape(p.shape), dtype)
+            if slot.start == PARAMETER:
+                array[...] = p
+            elif first := slot.first(h):
+                array[...] = first
+            arrays[key] = array
+    return arrays

@@ -1,0 +1,158 @@
+"""The shares of rows: parameters of which a step moves some rows alone, such as embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays.memory import Array, Memory, check_writeable
+from ..arrays.rows import Rows, row_indices
+from ..arrays.tensors import Tensors, check_gradient
+from ..backends import Table
+from ..formula.at import At
+from ..formula.coefficients import Measured
+from ..formula.kernel import Arithmetic, Kernel
+from ..formula.rule import Rule
+from ..formula.slots import AVERAGE
+from .group import Group
+from .step import Turned, Work
+
+
+class TableShare:
+    """Rows of a parameter, each stepped as if it were a tensor of its own."""
+
+    def __init__(
+        self,
+        rule: type[Rule],
+        group: Group,
+        name: Hashable,
+        parameter: Array,
+        state: Mapping[str, Array],
+        make: type[Table],
+    ) -> None:
+        """Take a parameter with its state; TypeError or ValueError unless its rows can be stepped alone."""
+        p, label = parameter.view(np.ndarray), f"parameter {name!r}"
+        if p.ndim == 0:
+            raise ValueError(f"{label} is one number, and has no rows")
+        self.rule = rule
+        self.group = group
+        self.name = name
+        self.kernel = row_kernel(rule, group.kernel_of(p), label)
+        self.averaged = group.averaged
+        self.t = 0
+        slots = [state[slot] for slot in self.kernel.operands]
+        for array in (p, *slots):
+            if not array[:1].flags.c_contiguous:
+                raise ValueError(f"{label} has rows that are not each one run of memory")
+        taken = (*self.kernel.operands, AVERAGE)
+        self._numbers = {slot: array for slot, array in state.items() if slot not in taken}
+        self._label = label
+        self._parameter = parameter
+        self._p = p
+        self._written = {label: p} | {f"state {slot!r} of {label}": array for slot, array in state.items()}
+        self.table = make(self.kernel, p, slots, state.get(AVERAGE), list(self._numbers.values()))
+        self._values: dict[str, Any] = {}
+        self._touched: Array = np.empty(0, np.int64)
+
+    def take(self, rows: Rows) -> None:
+        """Take the gradients of a step, which are copied where the kernels cannot use them as they are."""
+        touched = self.table.take(rows.indices, rows.values)
+        self._keep(self._conformed(rows, Memory(self._written.items())) if touched is None else touched)
+
+    def take_beside(self, rows: Rows, written: Memory, *, will_be_zeroed: bool) -> None:
+        """The same in a step that writes other arrays too: ValueError if they share memory with one.
+
+        Gradients that will be zeroed are copied, so that nobody's zeros are in their way.
+        """
+        touched = None if will_be_zeroed else self.table.take(rows.indices, rows.values)
+        if touched is None or written.sharing(rows.values):
+            touched = self._conformed(rows, written, copy=will_be_zeroed)
+        self._keep(touched)
+        if will_be_zeroed and not rows.values.flags.writeable:
+            raise ValueError(f"gradient {self.name!r} is read-only, zero_grad cannot set it to 0")
+
+    def _keep(self, touched: Array | None) -> None:
+        if touched is None:
+            raise RuntimeError(f"rows of {self._label} or their gradient changed while they were read")
+        self._touched = touched
+
+    def begin(self, t: int, values: dict[str, Any]) -> None:
+        """Step `t` begins, with the group's values."""
+        self.t = t
+        self._values = values
+
+    def at(self) -> At:
+        return At({**self._values, "kernel": self.kernel, "sweep": self.kernel.sweeps[-1]})
+
+    def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
+        raise NotImplementedError  # the kernels of rows have one sweep
+
+    def measured(self, positions: Sequence[int], sums: Array) -> Measured:
+        sizes = np.full(len(positions), float(math.prod(self._p.shape[1:])))
+        numbers = {slot: values[self._touched] for slot, values in self._numbers.items()}
+        return Measured(sizes, list(sums.T), numbers)
+
+    def keep(self, work: Work) -> None:
+        for slot, values in work.tensors.items():
+            self._numbers[slot][self._touched] = values
+
+    def check_writeable(self) -> None:
+        """An error if the parameter has become read-only."""
+        check_writeable(self.name, self._parameter)
+
+    def _conformed(self, rows: Rows, written: Memory, *, copy: bool = False) -> Array | None:
+        """Have the table take rows in a form that it can use; an error if they are none."""
+        label, p = f"rows of {self._label}", self._p
+        indices = row_indices(label, rows.indices, p.shape[0])
+        shape = (len(indices), *p.shape[1:])
+        g = check_gradient(f"gradient of {label}", rows.values, "the table's rows", shape, p.dtype, written)
+        g = g.view(np.ndarray)
+        usable = g.flags.c_contiguous and g.flags.aligned
+        if copy or not usable or any(np.may_share_memory(g, array) for array in self._written.values()):
+            g = np.array(g, order="C")
+        return self.table.take(indices, g)
+
+
+class Tables:
+    """The parameters of an optimizer whose rows have been stepped, by name."""
+
+    def __init__(
+        self,
+        rule: type[Rule],
+        make: type[Table],
+        parameters: Sequence[Array],
+        tensors: Tensors,
+        groups: Sequence[Group],
+    ) -> None:
+        """Take the parameters with their state, and the group of each."""
+        self._rule = rule
+        self._make = make
+        self._parameters = parameters
+        self._tensors = tensors
+        self._groups = groups
+        self._tables: dict[Hashable, TableShare] = {}
+
+    def of(self, name: Hashable) -> TableShare:
+        """The share of a parameter; an error if there is none, or its rows cannot be stepped alone."""
+        found = self._tables.get(name)
+        if found is not None:
+            found.check_writeable()
+            return found
+        if name not in self._tensors.names:
+            raise KeyError(f"there is no parameter {name!r}")
+        i = self._tensors.names.index(name)
+        own, p = self._tensors.names[i], self._parameters[i]
+        check_writeable(own, p)
+        table = TableShare(self._rule, self._groups[i], own, p, self._tensors.slots[i], self._make)
+        return self._tables.setdefault(name, table)
+
+
+def row_kernel(rule: type[Rule], kernel: Kernel, label: str) -> Kernel:
+    """The update of single rows of a parameter that `kernel` steps; TypeError if there is none."""
+    found = kernel.of_rows if kernel.turns or kernel.measures else kernel
+    if not rule.steps_rows or found is None:
+        raise TypeError(f"{rule.__name__}, as it is set up, cannot step rows of {label} alone")
+    return found

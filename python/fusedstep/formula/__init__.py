@@ -1,0 +1,52 @@
+"""What an update rule is: its hyperparameters, state and coefficients, and its formula in NumPy.
+
+Here is what the files of `update_rules` are written with.
+"""
+
+from __future__ import annotations
+
+from .arithmetic import clamp, positive, square
+from .at import At
+from .coefficients import Adapted, Measured
+from .cube_root import cube_root
+from .hyperparameters import (
+    AtLeastOne,
+    Decay,
+    Finite,
+    Initial,
+    Interval,
+    Mixture,
+    Nonnegative,
+    Nonpositive,
+    Positive,
+    Scheduled,
+)
+from .kernel import Arithmetic, Array, Coefficients, Kernel, kernel, sweep
+from .slots import Slot
+
+__all__ = [
+    "Adapted",
+    "Arithmetic",
+    "Array",
+    "At",
+    "AtLeastOne",
+    "Coefficients",
+    "Decay",
+    "Finite",
+    "Initial",
+    "Interval",
+    "Kernel",
+    "Measured",
+    "Mixture",
+    "Nonnegative",
+    "Nonpositive",
+    "Positive",
+    "Scheduled",
+    "Slot",
+    "clamp",
+    "cube_root",
+    "kernel",
+    "positive",
+    "square",
+    "sweep",
+]

@@ -1,0 +1,139 @@
+"""The seam between a rule's two halves: the NumPy formula, and the C++ struct of the same arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .slots import Slot
+
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+
+Measure: TypeAlias = Callable[..., tuple[Array, ...]]
+"""``measure(c, p, g, *operands)``: what each element adds to the sums that the update depends on."""
+
+
+class Arithmetic(NamedTuple):
+    """What a backend does with whole matrices."""
+
+    square_sums: Callable[[Array], tuple[Array, Array]]
+    """The sums of squares of the rows, and of the columns, of a stack of matrices, in double precision."""
+    multiply: Callable[[Array, Array, Array, float], None]
+    """Multiply each element by its row's number and its column's, whose product is at most a limit."""
+
+
+class Coefficients:
+    """A step's coefficients as attributes, in the dtype of the tensor that they meet."""
+
+    def __init__(self, values: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
+        self.__dict__.update((name, dtype.type(value)) for name, value in values.items())
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> np.floating[Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sweep:
+    """One pass over a tensor: an elementwise formula, here in NumPy, and in C++ the struct of that name."""
+
+    name: str
+    operands: tuple[str, ...]
+    """The slots that the formula takes after c, p and g, in this order."""
+    update: Callable[..., None]
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kernel:
+    """The update of a parameter: one sweep; or two, between which NumPy turns whole matrices.
+
+    The first of two fills a slot of which `turn` makes the direction that the last one goes along. It writes
+    nothing else.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    """What the rule declares for this kernel alone, in place of or beside the slots of all its kernels."""
+    turn: Callable[..., dict[str, Array]] = field(default=lambda *_, **__: {})
+    """``turn(arithmetic, h, t, **slots)``, of those slots in `turned`: write the direction in its room, and
+    return what the others are after the step."""
+    stacks: bool = False
+    """Whether a kernel of matrices takes parameters of more than two axes as stacks of them."""
+    of_rows: Kernel | None = None
+    """The update of single rows that does the same to each of them."""
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all sweeps."""
+        return [sweep.name for sweep in self.sweeps]
+
+    @property
+    def name(self) -> str:
+        """The name of the last sweep, the one that moves the parameter."""
+        return self.sweeps[-1].name
+
+    @property
+    def update(self) -> Callable[..., None]:
+        """The formula of the last sweep."""
+        return self.sweeps[-1].update
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """The slots that every sweep takes."""
+        return self.sweeps[-1].operands
+
+    @cached_property
+    def measures(self) -> bool:
+        """Whether the last sweep depends on sums over the tensor."""
+        return self.sweeps[-1].measure is not None
+
+    @cached_property
+    def turns(self) -> bool:
+        """Whether it has two sweeps with a turn between them, for which it needs whole matrices."""
+        return len(self.sweeps) > 1
+
+    @cached_property
+    def room(self) -> str:
+        """The slot that the first of two sweeps fills, and that does not live on."""
+        (name,) = (name for name, slot in self.slots.items() if not slot.lives)
+        return name
+
+    @cached_property
+    def turned(self) -> tuple[str, ...]:
+        """What `turn` takes: the room for the direction, and slots that are smaller than the parameter."""
+        return tuple(name for name, slot in self.slots.items() if slot.of != "element" or not slot.lives)
+
+    def fits(self, axes: int) -> bool:
+        """Whether a kernel of matrices takes parameters of so many axes."""
+        return axes == 2 or (axes > 2 and self.stacks)
+
+
+def sweep(name: str, *, measure: Measure | None = None) -> Callable[[Callable[..., None]], Sweep]:
+    """Declare the formula ``update(c, p, g, *operands)`` to be what the C++ struct `name` computes."""
+
+    def declare(update: Callable[..., None]) -> Sweep:
+        _c, _p, _g, *operands = signature(update).parameters
+        return Sweep(name=name, operands=tuple(operands), update=update, measure=measure)
+
+    return declare
+
+
+def kernel(
+    name: str, *, measure: Measure | None = None, after: tuple[Sweep, ...] = (), **more: Any
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare the same to be a kernel, with the sweeps that come before it.
+
+    more: the other fields of `Kernel`.
+    """
+
+    def declare(update: Callable[..., None]) -> Kernel:
+        return Kernel(sweeps=(*after, sweep(name, measure=measure)(update)), **more)
+
+    return declare

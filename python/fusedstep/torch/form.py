@@ -1,0 +1,121 @@
+"""How torch's ``optimizer.state[p]`` stores the state of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..formula.kernel import Kernel
+from ..formula.rule import Rule
+from ..formula.slots import PARAMETER
+
+State: TypeAlias = dict[str, Any]
+"""The state that an optimizer keeps for a parameter."""
+
+STEPS = "step"
+DOUBLE = (torch.float64, torch.complex128)
+
+
+class Form(NamedTuple):
+    """The keys and dtypes of a rule's state."""
+
+    rule: type[Rule]
+    names: Mapping[str, str]
+    """The keys of slots whose key is not the rule's name for them."""
+    counted: bool
+    """Whether steps are counted. If not, a parameter with state has been stepped before."""
+    scalar_dtype: torch.dtype
+    """The dtype of slots that are one number for a tensor or group."""
+    state_dtype: torch.dtype | None
+    steps_rows: Callable[[Mapping[str, Any]], bool]
+    """Whether, with these hyperparameters, a sparse gradient steps only the rows that it has."""
+
+    def key(self, name: str) -> str:
+        """The key of a slot."""
+        return self.names.get(name, name)
+
+    @property
+    def scalar_keys(self) -> list[str]:
+        """The keys of state that is one number per parameter: the count of steps, slots of group and tensor.
+
+        Here each parameter has its own copy of a group's slot.
+        """
+        return [*([STEPS] if self.counted else []), *map(self.key, (*self.rule.scalars, *self.rule.numbers))]
+
+    @property
+    def shared(self) -> int:
+        """How many of the `scalar_keys`, from the first, have equal values within a batch."""
+        return self.counted + len(self.rule.scalars)
+
+    def kept_as(self, p: Tensor) -> torch.dtype:
+        """The dtype of the state of `p`."""
+        if self.state_dtype is None:
+            return p.dtype
+        return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
+
+    def completed(self, h: Mapping[str, Any], kernel: Kernel, p: Tensor, state: State) -> State:
+        """The state of `p`, with its missing slots added at their first values."""
+        complete = dict(state)
+        if self.counted and STEPS not in state:
+            complete[STEPS] = torch.zeros((), dtype=torch.float32)
+        for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
+            complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
+        for name, slot in self.rule.slots_of(kernel, averaged=h["ema"] != 0).items():
+            key, dtype = self.key(name), self.kept_as(p)
+            if key in complete or not slot.lives:
+                continue
+            if slot.start == PARAMETER:
+                complete[key] = p.detach().to(dtype, copy=True)
+            elif slot.of == "element":
+                complete[key] = _filled(p, slot.first(h), dtype)
+            else:
+                complete[key] = p.new_zeros(slot.shape(tuple(p.shape)), dtype=dtype)
+        return complete
+
+    def restored(
+        self, p: Tensor, loaded: Mapping[str, Any], now: Mapping[str, Any]
+    ) -> Iterator[tuple[str, Any]]:
+        """The state loaded for `p`, in its saved precision; `now` is what torch has made of it."""
+        for key, value in loaded.items():
+            if value is None:  # torch's SGD has None before its first step
+                continue
+            if not isinstance(value, Tensor):
+                yield key, now[key]  # torch has made a tensor of it if it knows the key
+                continue
+            if key in self.scalar_keys:
+                yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
+                continue
+            fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
+            dtype = self.kept_as(p) if self.state_dtype is not None or not fits else value.dtype
+            if value.shape == p.shape and value.stride() != p.stride():
+                yield key, torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
+            else:
+                yield key, value.to(p.device, dtype)
+
+
+def by_kernel(
+    rule: type[Rule], h: Mapping[str, Any], parameters: list[Tensor]
+) -> list[tuple[Kernel, list[Tensor]]]:
+    """The parameters, divided by the kernel that steps them; most rules have one kernel for all."""
+    chosen = SimpleNamespace(**h)
+    kernel, of_matrices = rule.choose_kernel(chosen), rule.choose_matrix_kernel(chosen)
+    if of_matrices is None:
+        return [(kernel, parameters)]
+    matrices = [p for p in parameters if of_matrices.fits(p.ndim)]
+    others = [p for p in parameters if not of_matrices.fits(p.ndim)]
+    return [(of_matrices, matrices), (kernel, others)]
+
+
+def kernel_of(rule: type[Rule], h: Mapping[str, Any], p: Tensor) -> Kernel:
+    """The kernel that steps a parameter."""
+    ((kernel, _),) = [pair for pair in by_kernel(rule, h, [p]) if pair[1]]
+    return kernel
+
+
+def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:
+    fill = complex(value, value) if p.is_complex() else value
+    return torch.full_like(p, fill, dtype=dtype, requires_grad=False)

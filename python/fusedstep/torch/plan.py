@@ -1,0 +1,39 @@
+"""The plan of torch's tensors, as a step uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .. import _core
+from ..backends.native import ARITHMETIC
+from ..formula.average import average
+from ..formula.coefficients import StepCoefficients
+from ..formula.kernel import Arithmetic
+from .distributed import global_norm
+
+
+class Plan(_core.TorchPlan):
+    """The compiled plan, with the norm over all processes."""
+
+    arithmetic: ClassVar[Arithmetic] = ARITHMETIC
+
+    gradients: Sequence[Any] = ()
+    """The gradients themselves, perhaps distributed among processes; set while the norm is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(Tensor, average.name)
+
+    def norm(self) -> tuple[float, bool]:
+        """The 2-norm of the gradients of all processes, and whether those of this process are finite."""
+        norm, finite = super().norm()
+        return global_norm(self.gradients, norm), finite
+
+    def run(
+        self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool = False
+    ) -> None:
+        """Do a sweep. It never zeroes the gradients, which are torch's."""
+        del zero_gradients
+        super().run(sweep, coefficients)

@@ -1,0 +1,47 @@
+"""What tests touch of the library beside its public names; imported from it here and nowhere else."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from fusedstep import _core, runtime
+from fusedstep.__main__ import main, state_bytes
+from fusedstep.averaging import swap
+from fusedstep.backends import native, sums
+from fusedstep.curvature import critical, parameters
+from fusedstep.engine import busy
+from fusedstep.engine.busy import Busy, Holder
+from fusedstep.engine.engine import Engine
+from fusedstep.formula import average
+from fusedstep.formula.at import At
+from fusedstep.formula.cube_root import cube_root
+from fusedstep.formula.kernel import Coefficients, Kernel
+from fusedstep.update_rules import cautious
+
+__all__ = [
+    "AVERAGES",
+    "DECLARING",
+    "At",
+    "Busy",
+    "Coefficients",
+    "Engine",
+    "Holder",
+    "Kernel",
+    "_core",
+    "busy",
+    "critical",
+    "cube_root",
+    "main",
+    "native",
+    "parameters",
+    "runtime",
+    "state_bytes",
+    "sums",
+    "swap",
+]
+
+AVERAGES: tuple[Kernel, ...] = (average.average, average.mean)
+"""The kernels that average weights."""
+
+DECLARING: tuple[ModuleType, ...] = (average, cautious)
+"""The modules that declare kernels; rules do too."""
