@@ -1,9 +1,9 @@
 """The step between other work on the same cores: ``python bench/alternating.py``, with torch installed.
 
-In a training loop a step follows a forward and a backward pass, whose threads may still be looking for more.
-For each kind of work in between, and with torch imported after fusedstep and before it: the median and the
-9th decile of the microseconds of an Adam step, and the mean of work and step together, in which shows what
-the step's threads do to the work; with fusedstep's step and with torch's fused one.
+In a training loop a step follows a forward and a backward pass, whose threads may still be waiting for work.
+For each kind of work in between, with torch imported after fusedstep and before it, this prints the median
+and the 9th decile of the microseconds of an Adam step, and the mean of work and step together, which shows
+whether the step's threads slow the work; for fusedstep's step and for torch's fused one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 SIZES = [10**4, 10**5, 10**6, 10**7]
 ROUNDS = 60
 WARM_UP = 10
-REST_SECONDS = 0.5  # in which the threads of what was measured before give up waiting for more
+REST_SECONDS = 0.5  # until idle threads of the case before give up waiting for work
 ORDERS = [("fusedstep", "torch"), ("torch", "fusedstep")]
 
 
 def microseconds(step: Callable[[], object], between: Callable[[], object]) -> str:
-    """Median and 9th decile of a step after the work in between, and the mean of both together."""
+    """Return the median and 9th decile of a step after the work in between, and the mean of both together."""
     time.sleep(REST_SECONDS)
     for _ in range(WARM_UP):
         between()
@@ -43,7 +43,7 @@ def microseconds(step: Callable[[], object], between: Callable[[], object]) -> s
 
 
 def kinds_of_work(np: Any, torch: Any) -> dict[str, Callable[[], object]]:
-    """What may come between two steps."""
+    """The kinds of work that may come between two steps."""
     matrix = np.random.default_rng(0).standard_normal((600, 600)).astype(np.float32)
     tensor, long = torch.from_numpy(matrix), torch.randn(3_000_000)
     return {
@@ -56,7 +56,7 @@ def kinds_of_work(np: Any, torch: Any) -> dict[str, Callable[[], object]]:
 
 
 def measure_order(order: tuple[str, ...]) -> None:
-    """Print the rows of one order of imports."""
+    """Print the rows for one order of imports."""
     modules = {name: importlib.import_module(name) for name in order}
     import numpy as np  # noqa: PLC0415  # each order has an interpreter of its own
 

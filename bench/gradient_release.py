@@ -1,7 +1,7 @@
-"""What releasing gradients saves: ``python bench/gradient_release.py``.
+"""Memory that releasing gradients saves: ``python bench/gradient_release.py``.
 
-Trains a stack of linear layers for a few steps, in processes of their own: with the gradients kept until
-`optimizer.step()`, and released by `fusedstep.torch.release_gradients`. Prints the peak of the memory that a
+Trains a stack of linear layers for a few steps, each time in a process of its own: with the gradients kept
+until `optimizer.step()`, and with `fusedstep.torch.release_gradients`. Prints the peak of the memory that a
 process held beyond imports and weights, in MB, and the time of a step.
 """
 
@@ -24,7 +24,7 @@ def megabytes() -> float:
 
 
 def train(rule: str, mode: str) -> None:
-    """Train in this process, and print."""
+    """Train in this process, and print the memory and the time."""
     import torch  # noqa: PLC0415  # the other process needs none
 
     import fusedstep.torch as ft  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What importing fusedstep costs beyond NumPy: ``python bench/import_time.py``."""
+"""The time to import fusedstep beyond that of NumPy: ``python bench/import_time.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CODE = "import time, numpy; t = time.perf_counter(); import fusedstep; print(tim
 
 
 def main() -> None:
-    """Print the median over fresh interpreters."""
+    """Print the median time over fresh interpreters."""
     seconds = [
         float(subprocess.run([sys.executable, "-c", CODE], capture_output=True, check=True).stdout)
         for _ in range(21)

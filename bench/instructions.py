@@ -1,7 +1,7 @@
-"""Instructions of a step, counted by valgrind: they repeat where times do not.
+"""Instructions of a step, counted by valgrind: unlike times, the counts repeat.
 
 ``python bench/instructions.py`` needs valgrind, and torch for the second half. Each case runs in a process
-with some steps and in one with more; the difference, over the steps between, is what a step takes.
+with few steps and in one with more; a step takes the difference divided by the number of further steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COUNT = re.compile(r"Collected : (\d+)")
 
 
 def numpy_step(sizes: list[int]) -> Callable[[], object]:
-    """A step of AdamW through the NumPy API."""
+    """Make a step of AdamW through the NumPy API."""
     params = {f"p{i}": np.ones(size, np.float32) for i, size in enumerate(sizes)}
     grads = {name: np.full_like(p, 1e-3) for name, p in params.items()}
     opt = fs.AdamW(params)
@@ -34,7 +34,7 @@ def numpy_step(sizes: list[int]) -> Callable[[], object]:
 
 
 def torch_step(sizes: list[int]) -> Callable[[], object]:
-    """A step of AdamW through the torch API."""
+    """Make a step of AdamW through the torch API."""
     torch, ft = import_module("torch"), import_module("fusedstep.torch")
     torch.set_num_threads(1)
     params = [torch.nn.Parameter(torch.ones(size)) for size in sizes]
@@ -48,7 +48,7 @@ APIS = {"numpy": numpy_step, "torch": torch_step}
 
 
 def count(api: str, case: str, steps: int) -> int:
-    """The instructions of a process that makes so many steps."""
+    """Count the instructions of a process that makes this number of steps."""
     with TemporaryDirectory() as folder:
         output = f"--callgrind-out-file={Path(folder) / 'out'}"
         found = COUNT.search(

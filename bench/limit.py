@@ -1,4 +1,4 @@
-"""The memory limit: compiled loops with a rule's traffic and next to no arithmetic."""
+"""The memory limit: compiled loops that move as many bytes as a rule, with next to no arithmetic."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ FLAGS = ["-std=c++20", "-O3", "-fopenmp", "-shared", "-fPIC"]
 
 
 class Traffic(NamedTuple):
-    """What a pass moves: how many arrays it reads and writes, and how many it only reads."""
+    """The traffic of a pass: how many arrays it reads and writes, and how many it only reads."""
 
     written: int
     read: int
 
     @property
     def moves(self) -> int:
-        """How often an element is moved."""
+        """How many elements a pass moves for each parameter."""
         return 2 * self.written + self.read
 
 
 def passes(kernel: Kernel) -> list[Traffic]:
-    """The passes of a rule's step, as its formulas have them."""
+    """Return the passes of a rule's step, derived from the arrays in its formulas."""
     operands = {"p", "y", "g", *kernel.operands}
     used, written = _names(kernel.update)
     step = Traffic(len(operands & written), len(operands & (used - written)))
@@ -46,7 +46,7 @@ def passes(kernel: Kernel) -> list[Traffic]:
 
 
 def _names(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
-    """The names that a formula uses, and those of the arrays that it writes."""
+    """Return the names that a formula uses, and the names of the arrays that it writes."""
     body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     assert isinstance(body, ast.FunctionDef)
     nodes = [node for statement in body.body for node in ast.walk(statement)]
@@ -71,7 +71,7 @@ def build() -> ctypes.CDLL:
 def stream(
     library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic]
 ) -> Callable[[], None]:
-    """A call that does these passes over arrays of n elements."""
+    """Return a function that makes these passes over arrays of n elements."""
     run = {"f4": library.limit_f32, "f8": library.limit_f64}[dtype.str[1:]]
     arrays = [np.full(n, 1e-3, dtype) for _ in range(max(written + read for written, read in traffic))]
     addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

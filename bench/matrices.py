@@ -1,7 +1,7 @@
 """The rules of matrices against torch: ``python bench/matrices.py``.
 
-A step of one float32 matrix: milliseconds by the NumPy API and by `fusedstep.torch`, and how many times as
-long `torch.optim` takes. Its Muon iterates in bfloat16, ours in float32.
+Prints the milliseconds of a step of one float32 matrix by the NumPy API and by `fusedstep.torch`, and how
+many times as long `torch.optim` takes. Its Muon iterates in bfloat16, fusedstep's in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDS = 7
 
 
 def bench(rule: str, shape: tuple[int, int]) -> dict[str, float]:
-    """The seconds of a step of each."""
+    """Measure the seconds of a step of each implementation."""
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal(shape, np.float32), rng.standard_normal(shape, np.float32)
     numpy_api = fs.rules[rule](p.copy())
@@ -35,7 +35,7 @@ def bench(rule: str, shape: tuple[int, int]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each rule at each size, and print the table."""
     parser = argparse.ArgumentParser(prog="python bench/matrices.py")
     parser.add_argument("--rules", nargs="*", choices=RULES, default=RULES, help="only these")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Timing on a shared machine: interleave what is compared, take medians, look at ratios."""
+"""Timing on a shared machine: take turns between what is compared, take medians, look at ratios."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAUSE_SECONDS = 0.02
 
 
 def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median seconds of a call of each; in a round all take their turn.
+    """Measure the median seconds of a call of each work; in each round every work has its turn.
 
-    Before a turn comes a pause, in which the threads of the work before give up waiting for more (those of an
-    OpenMP runtime hold their cores for milliseconds), and then as many calls as are measured, to warm up.
+    A turn begins with a pause, in which the threads of the work before give up waiting for more (those of an
+    OpenMP runtime hold their cores for milliseconds). To warm up, as many calls follow as are then measured.
     """
     calls = {}
     for name, work in works.items():
@@ -43,7 +43,7 @@ def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine and the versions in use."""
     return {
         "cpu": _cpu_model(),
         "python": platform.python_version(),

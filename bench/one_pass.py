@@ -1,7 +1,7 @@
-"""What the options of a step and 16-bit storage cost: ``python bench/one_pass.py [--json FILE]``.
+"""The time that step options and 16-bit storage take: ``python bench/one_pass.py [--json FILE]``.
 
-AdamW over one tensor; the time of a step of each form in percent of the plain float32 step's, next to the
-bytes that it moves, in percent too. At the memory limit the two are the same.
+AdamW steps one tensor. For each form of the step, the table has its time and the bytes that it moves, both
+in percent of the plain float32 step's. At the memory limit the two percentages are the same.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Form:
-    """A way to step: what the arrays are kept as, and the options."""
+    """A form of the step: the dtypes of the arrays, and the options."""
 
     p: str = "float32"
     g: str = "float32"
     state: str = "float32"
     made: dict[str, Any] = field(default_factory=dict)
     step: dict[str, Any] = field(default_factory=dict)
-    passes: int = 0  # over the gradients, beyond their one reading
+    passes: int = 0  # further passes that read the gradients
 
     def bytes(self) -> int:
-        """What a step moves for a parameter: all is read and, but for the gradient, written."""
+        """Return the bytes moved for an element: a step reads all arrays, and writes all but the gradient."""
         slots = 3 if "ema" in self.made else 2
         return 2 * WIDTH[self.p] + (1 + self.passes) * WIDTH[self.g] + 2 * slots * WIDTH[self.state]
 
@@ -58,12 +58,12 @@ FORMS = {
     "all float16": Form(p="float16", g="float16", state="float16"),
     "bfloat16, float16 gradients": Form(
         p="bfloat16", g="float16", state="bfloat16"
-    ),  # has no loop of its own
+    ),  # has no compiled loop of its own
 }
 
 
 def stepper(form: Form, n: int) -> Callable[[], object]:
-    """A step of this form."""
+    """Make a step of this form."""
     rng = np.random.default_rng(0)
     p = rng.standard_normal(n, np.float32).astype(form.p)
     g = rng.standard_normal(n, np.float32).astype(form.g)
@@ -72,7 +72,7 @@ def stepper(form: Form, n: int) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Measure and print; each form in turn with the plain one."""
+    """Measure each form in turn with the plain one, and print."""
     parser = argparse.ArgumentParser(prog="python bench/one_pass.py")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()

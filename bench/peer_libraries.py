@@ -1,7 +1,7 @@
-"""The libraries that bench/peers.py compares, each as its users run it at its best.
+"""The libraries that bench/peers.py compares, each in the fastest form that its users can run.
 
-Each class is an optimizer over copies of the parameters. Its constructor raises UnavailableError where the
-library is not installed, or lacks the rule.
+Each class is an optimizer over copies of the parameters. Its constructor raises UnavailableError if the
+library is not installed or lacks the rule.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_NORM = 1.0
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule's hyperparameters, and its name in each library that has it."""
+    """The hyperparameters of a rule, and its name in each library that has it."""
 
     fusedstep: str
     hyperparameters: Mapping[str, Any]
@@ -37,29 +37,29 @@ class Rule:
 
     @property
     def kernel(self) -> Kernel:
-        """The update that the hyperparameters choose."""
+        """The kernel that the hyperparameters choose."""
         return fs.rules[self.fusedstep](np.zeros(1), **self.hyperparameters).groups[0].kernel
 
 
 class UnavailableError(Exception):
-    """The library is not installed, or lacks the rule."""
+    """Raised if the library is not installed or lacks the rule."""
 
 
 class Library(Protocol):
     """An optimizer over copies of the parameters."""
 
     def give(self, gradients: list[Array]) -> None:
-        """Set the gradients of the steps to come; they are only read."""
+        """Set the gradients of the following steps, which only read them."""
 
     def step(self) -> None:
-        """Do one step, clipped by the global norm where asked for, and wait until it is done."""
+        """Do one step, with clipping by the global norm if it was asked for, and wait until it is done."""
 
     def values(self) -> list[Array]:
-        """The parameters as they are now."""
+        """Return the current parameters."""
 
 
 class Fusedstep:
-    """The package itself."""
+    """fusedstep by its NumPy API."""
 
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool) -> None:
         self.parameters = [p.copy() for p in parameters]
@@ -92,7 +92,7 @@ class Torch:
         self.optimizer = self._optimizer(rule, options, how)
 
     def give(self, gradients: list[Array]) -> None:
-        # Copies, because clipping writes to them, and so does foreach in Nesterov's rule.
+        # Copies, because clipping writes to the gradients, and so does foreach in Nesterov's rule.
         for p, g in zip(self.parameters, gradients, strict=True):
             tensor = self._tensor(g.copy())
             if tensor.dtype != p.dtype:
@@ -101,7 +101,7 @@ class Torch:
 
     def step(self) -> None:
         if self.clipped:
-            # The gradients keep norm 1 after the first step, for the same work.
+            # After the first step the gradients have norm 1, but clipping does the same work.
             self.torch.nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
         self.optimizer.step()
 
@@ -115,13 +115,13 @@ class Torch:
         return make(self.parameters, **options, **rule.switch, **how)
 
     def _tensor(self, array: Array) -> Any:
-        if array.dtype.name == "bfloat16":  # unknown to from_numpy
+        if array.dtype.name == "bfloat16":  # from_numpy does not know it
             return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16)
         return self.torch.from_numpy(array)
 
 
 class FusedstepTorch(Torch):
-    """The package itself, as its torch users have it."""
+    """fusedstep by its torch API."""
 
     def step(self) -> None:
         self.optimizer.step()
@@ -133,7 +133,7 @@ class FusedstepTorch(Torch):
 
 
 class DeepSpeed(Torch):
-    """DeepSpeed's optimizers for parameters kept on the CPU, which are torch tensors."""
+    """DeepSpeed's optimizers for torch tensors that are kept on the CPU."""
 
     def _optimizer(self, rule: Rule, options: dict[str, Any], how: dict[str, bool]) -> Any:
         if rule.deepspeed is None:
@@ -152,7 +152,7 @@ OPTAX_FORMS: dict[str, dict[str, Any]] = {
 
 
 class Optax:
-    """Update and its application jitted as one, the buffers donated. XLA uses all cores."""
+    """optax, with the update and its application jitted as one and buffers donated. XLA uses all cores."""
 
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool) -> None:
         if rule.optax is None:
@@ -185,7 +185,7 @@ class Optax:
 
 
 class Numba:
-    """A parallel loop over a tensor, written by hand and called for each of them."""
+    """Numba: a parallel loop over one tensor, written by hand and called for each tensor."""
 
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool) -> None:
         if rule.numba is None or clipped:
@@ -204,7 +204,7 @@ class Numba:
 
     def step(self) -> None:
         self.t += 1
-        # Doubles would have the loop compute in double precision.
+        # With doubles, the loop would compute in double precision.
         numbers = [np.float32(number) for number in self._numbers()]
         for p, g, state in zip(self.parameters, self.gradients, self.state, strict=True):
             self.loop(p, g, *state, *numbers)
@@ -213,7 +213,7 @@ class Numba:
         return [p.reshape(shape) for p, shape in zip(self.parameters, self.shapes, strict=True)]
 
     def _numbers(self) -> tuple[float, ...]:
-        """What the loop of the rule takes after its arrays."""
+        """Return the arguments that the rule's loop takes after its arrays."""
         h = self.rule.hyperparameters
         match self.rule.numba:
             case "momentum":
@@ -231,7 +231,7 @@ class Numba:
 
 @functools.cache
 def _numba_loops(numba: Any) -> dict[str, Callable[..., None]]:  # noqa: C901  # loops, not branches
-    """The compiled loops by name."""
+    """Compile the loops, and return them by name."""
     prange = numba.prange
 
     def sgd(p: Array, g: Array, lr: float) -> None:

@@ -1,11 +1,12 @@
 """Every rule against other libraries: ``python bench/peers.py [--json FILE] [--chart FILE]``.
 
-A row is a case (a list of tensors) and a rule; "clipped" is with clipping by the global norm, "bf16" with
-everything in bfloat16 or only the gradients. The columns: the time of a step of fusedstep, in µs and in ns
-for each parameter; the time of a loop with the traffic of the unclipped step and next to no arithmetic, in
-percent of the step's; and how many times as long a step of each peer takes. All have as many threads as
-fusedstep, but for optax, whose compiler XLA uses all cores. They are timed in turns, after a check that some
-steps from the same values end in the same values. A dash: not installed, or without this rule.
+Each row is a case (a list of tensors) and a rule. "clipped" means with clipping by the global norm, "bf16"
+with everything in bfloat16, "bf16 gradients" with only these. The columns are the time of a step of
+fusedstep, in µs and in ns for each parameter; the time of a loop with the traffic of the unclipped step and
+next to no arithmetic, in percent of the step's; and how many times as long a step of each peer takes. All
+peers have as many threads as fusedstep, except optax, whose compiler XLA uses all cores. The peers are timed
+in turns, after a check that some steps from the same values end in the same values. A dash means that the
+peer is not installed or lacks this rule.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ ADAGRAD = {**LR, "eps": 1e-10}
 RMSPROP = {**LR, "rho": 0.9, "eps": 1e-8}
 ADAM = {**LR, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 ADAMW = {**ADAM, "weight_decay": 0.01}
-RADAM = {**ADAM, "beta2": 0.99}  # with 0.999, optax's single precision leaves few digits of the rectification
+RADAM = {**ADAM, "beta2": 0.99}  # at 0.999, few digits of the rectification survive optax's single precision
 CENTERED = {"centered": True}
 AMSGRAD = {"amsgrad": True}
 
-# optax.amsgrad is another rule: the largest of the corrected second moments, not the largest one, corrected.
+# optax.amsgrad is another rule: it takes the largest corrected second moment; Adam here corrects the largest.
 RULES = {
     "SGD": Rule("SGD", LR, "SGD", "sgd", "sgd"),
     "Momentum": Rule("Momentum", {**LR, **MOMENTUM}, "SGD", "sgd", "momentum"),
@@ -73,16 +74,16 @@ CASES: dict[str, list[tuple[int, ...]]] = {
 CASES_16_BIT = ["64M", "1M"]
 ROUNDS = 11
 
-# A gradient that is the same at every step would not tell one decay from another. Eight steps, because RAdam
-# begins to rectify at the sixth.
+# Gradients that were the same at every step would hide an error in a decay. There are eight steps because
+# RAdam begins to rectify at the sixth.
 FACTORS = [1.0, -0.5, 2.0, 0.25, -1.0, 1.5, 0.5, 1.0]
-# Okabe and Ito's colors, which the color-blind can tell apart
+# Okabe and Ito's colors, which color-blind people can tell apart
 COLORS = dict(zip(PEERS, ("#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), strict=True))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured for a list of tensors."""
+    """One measurement for a list of tensors: the rule, clipping, dtypes and peers."""
 
     rule: str
     clipped: bool = False
@@ -92,37 +93,37 @@ class Setting:
 
     @property
     def in_float32(self) -> bool:
-        """Whether nothing is kept in 16 bits."""
+        """Whether parameters and gradients are kept in float32."""
         return self.parameters == self.gradients == "float32"
 
     @property
     def tolerance(self) -> tuple[float, float]:
-        """How much the peers may differ, relative and absolute."""
+        """How much the peers' results may differ, relative and absolute."""
         if self.parameters == "bfloat16":
             return 1e-2, 1e-3
-        # torch sums the squares in single precision: its norm of 64 million elements is 0.6 % off.
+        # torch sums squares in single precision, and its norm of 64 million elements is 0.6 % off.
         return 1e-5, 1e-5 if self.clipped else 1e-6
 
     @property
     def label(self) -> str:
-        """The rule as the table has it."""
+        """The name of the rule in the table."""
         if self.in_float32:
             return f"{self.rule} clipped" if self.clipped else self.rule
         return f"{self.rule} bf16" if self.parameters == "bfloat16" else f"{self.rule} bf16 gradients"
 
 
 def settings(case: str) -> Iterator[Setting]:
-    """What is measured for this case."""
+    """The settings that are measured for this case."""
     yield from (Setting(rule) for rule in RULES)
     yield from (Setting(rule, clipped=True) for rule in CLIPPED)
     if case in CASES_16_BIT:
-        # The other peers round each operation to bfloat16; none takes gradients of another dtype.
+        # The other peers round each operation to bfloat16, and no peer takes gradients of another dtype.
         yield Setting("AdamW", parameters="bfloat16", gradients="bfloat16", peers=("torch fused",))
         yield Setting("AdamW", gradients="bfloat16", peers=())
 
 
 def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> dict[str, Any]:
-    """One row, of medians in seconds, after a check that all agree."""
+    """Check that all libraries agree, and return one row with the median seconds of each."""
     rule, shapes = RULES[setting.rule], CASES[case]
     rng = np.random.default_rng(0)
     parameters = [rng.standard_normal(shape, np.float32).astype(setting.parameters) for shape in shapes]
@@ -150,7 +151,7 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
 
 
 def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Gradients for which it makes no difference whether eps is added before or after the root."""
+    """Draw gradients for which it makes no difference whether eps is added before or after the root."""
     g = rng.standard_normal(shape, np.float32)
     return g + np.copysign(np.float32(0.1), g)
 
@@ -162,7 +163,7 @@ def check(
     what: str,
     tolerance: tuple[float, float],
 ) -> None:
-    """End with an error unless a few steps lead to the same parameters; then give all the gradients."""
+    """Exit with an error unless a few steps lead to the same parameters; then give all the same gradients."""
     optimizers = ours, *peers.values()
     for factor in FACTORS:
         scaled = [g * g.dtype.type(factor) for g in gradients]
@@ -180,7 +181,7 @@ def check(
 
 
 def line(row: dict[str, Any]) -> str:
-    """The row as Markdown."""
+    """Return the row as Markdown."""
     seconds = row["seconds"]
     own = seconds["fusedstep"]
     cells = [row["case"], row["rule"], f"{own * 1e6:.1f}", f"{own / row['n'] * 1e9:.3f}"]
@@ -190,15 +191,15 @@ def line(row: dict[str, Any]) -> str:
 
 
 def two_digits(ratio: float) -> str:
-    """The ratio to two digits, or to the integer."""
+    """Return the ratio with two digits, or as an integer if that has more."""
     return f"{ratio:.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
 
 
 def imported() -> dict[str, str]:
     """Import the libraries that are installed, and return their versions.
 
-    torch comes first: whoever loads an OpenMP runtime loads it for all, and with another than its own torch's
-    square roots take many times as long.
+    torch comes first, because the library that first loads an OpenMP runtime loads it for all, and with any
+    but its own, torch's square roots take many times as long.
     """
     found = {}
     for name in ("torch", "ml_dtypes", "jax", "optax", "numba", "deepspeed"):
@@ -209,7 +210,7 @@ def imported() -> dict[str, str]:
 
 
 def chart(rows: list[dict[str, Any]], file: Path) -> None:
-    """Draw how near each rule is to the memory limit, and how much faster AdamW is than that of each peer."""
+    """Draw how near each rule is to the memory limit, and how long each peer's AdamW takes in comparison."""
     large = [row for row in rows if row["case"] == "64M" and row["rule"] in RULES]
     cases = [row for row in rows if row["rule"] in {"AdamW", "AdamW clipped"}]
 
@@ -262,7 +263,7 @@ def chart(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, and draw."""
+    """Measure, print the table, and draw the chart."""
     parser = argparse.ArgumentParser(prog="python bench/peers.py")
     parser.add_argument("--json", type=Path, help="write the figures here, in seconds")
     parser.add_argument("--chart", type=Path, help="draw the figures here, as PNG")

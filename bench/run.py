@@ -1,10 +1,11 @@
 """Every rule against pure NumPy and against the memory limit: ``python bench/run.py [--json FILE]``.
 
-ns/param and GB/s are of a native step; "x NumPy" is how many times longer the NumPy backend takes;
+ns/param and GB/s are those of a native step; "x NumPy" is how many times as long the NumPy backend takes;
 "% of limit" is the time of loops with the same traffic and next to no arithmetic, in percent of the step's:
-one loop for most rules, two for those that measure norms first. Then what `ema` adds: the step's time, the
-limit's, and the bytes, in percent of those without it. Then steps of a few rows of a table, how many times
-longer a step of all of it takes, and, where torch is installed, its SparseAdam for the same rows.
+one loop for most rules, two for those that measure norms first. A second table has what `ema` adds: the time
+of the step, that of the limit, and the bytes, in percent of those without it. A third has steps of a few rows
+of a table: how many times as long a step of the whole table takes, and, where torch is installed, torch's
+SparseAdam with the same rows.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ Works: TypeAlias = dict[str, Callable[[], object]]
 DTYPES = ["float32", "float64"]
 SIZES = [10**4, 10**5, 10**6, 64 * 10**6]
 ROUNDS = 21
-NUMPY_ROUNDS = 3  # the ratio is large
+NUMPY_ROUNDS = 3  # few rounds will do for a large ratio
 SWITCHES = {("momentum", 0): 0.9, ("lr_power", -0.5): -0.75}
-"""Numbers that choose another kernel than their default does."""
+"""Hyperparameter values that choose another kernel than the default does."""
 
 ROW = (
     "| {rule} | {dtype} | {n:.2g} | {ns_per_parameter:.3f} | {gb_per_second:.1f} | {times_numpy:.1f}"
@@ -46,12 +47,12 @@ AVERAGE_ROW = (
 
 
 ROWS_OF, WIDTH, TOUCHED = 10**6, 64, 4096
-BATCHES = 64  # whose rows differ, so that no cache holds them
+BATCHES = 64  # their rows differ, so that no cache holds them all
 ROWS_ROW = "| {rule} | {microseconds:.0f} | {times_dense:.0f} | {times_sparse_adam:.1f} |"
 
 
 def forms() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each rule as it is by default, then with the switches that need another kernel."""
+    """Yield each rule with its defaults, then with the switches that choose another kernel."""
     yield from ((name, {}) for name in fs.rules)
     seen = {cls.update.name for cls in fs.rules.values()}
     for name, cls in fs.rules.items():
@@ -71,7 +72,7 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
 def bench_rule(
     library: Any, name: str, options: dict[str, Any], n: int, dtype: np.dtype[Any]
 ) -> dict[str, Any]:
-    """One row: a single tensor of n elements."""
+    """Measure one row of the table: a single tensor of n elements."""
     rng = np.random.default_rng(0)
     p = rng.standard_normal(n, dtype)
     g = rng.standard_normal(n, dtype)
@@ -100,7 +101,7 @@ def bench_rule(
 
 
 def bench_average(library: Any, name: str, n: int) -> dict[str, Any]:
-    """What `ema` adds to a float32 step, beside what its traffic adds to the limit."""
+    """Measure what `ema` adds to a float32 step, and what its traffic adds to the limit."""
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, n), np.float32)
     plain, averaging = fs.rules[name](p), fs.rules[name](p.copy(), ema=0.999)
@@ -126,7 +127,7 @@ def bench_average(library: Any, name: str, n: int) -> dict[str, Any]:
 
 
 def bench_rows(name: str) -> dict[str, Any]:
-    """Steps of some rows, other ones each time, of a float32 table."""
+    """Measure steps of some rows of a float32 table, with other rows at each step."""
     rng = np.random.default_rng(0)
     table, g = (rng.standard_normal((n, WIDTH), np.float32) for n in (ROWS_OF, TOUCHED))
     batches = rng.integers(0, ROWS_OF, (BATCHES, TOUCHED))
@@ -148,7 +149,7 @@ def bench_rows(name: str) -> dict[str, Any]:
 
 
 def sparse_adam(table: Array, batches: Array, g: Array) -> Callable[[], object]:
-    """The same of torch, by Adam."""
+    """Make such a step with torch's SparseAdam."""
     torch: Any = import_module("torch")
 
     p = torch.nn.Parameter(torch.from_numpy(table.copy()))
@@ -166,7 +167,7 @@ def sparse_adam(table: Array, batches: Array, g: Array) -> Callable[[], object]:
 
 
 def bench_many_tensors() -> dict[str, float]:
-    """Adam over 1000 tensors of 1000 elements, and over one of a million; microseconds a step."""
+    """Measure Adam over 1000 tensors of 1000 elements, and over one of a million, in microseconds a step."""
     rng = np.random.default_rng(0)
     flat = rng.standard_normal(10**6, np.float32)
     parts = [rng.standard_normal(1000, np.float32) for _ in range(1000)]
@@ -179,7 +180,7 @@ def bench_many_tensors() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print all tables."""
     parser = argparse.ArgumentParser(prog="python bench/run.py")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--rules", nargs="*", help="only these")

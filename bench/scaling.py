@@ -1,7 +1,7 @@
 """From one thread to all of them: ``python bench/scaling.py [--json FILE]``.
 
-Adam at each number of threads, over one large tensor, one that the caches hold, many tiny ones, and a mix;
-"% of limit" is the time of a loop with the same traffic on as many threads, in percent of the step's.
+Times Adam at each number of threads, over one large tensor, one that the caches hold, many tiny ones, and a
+mix. "% of limit" is the time of a loop with the same traffic on as many threads, in percent of the step's.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ LISTS = {
 
 
 def threads() -> list[int]:
-    """Powers of two, and all."""
+    """Return the powers of two below the maximum, and the maximum."""
     most = fs.get_num_threads()
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python bench/scaling.py")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()

@@ -3,9 +3,9 @@
     torchrun --nproc-per-node 2 examples/ddp.py
 
 DistributedDataParallel averages the gradients over the ranks during ``backward``, so every rank steps with
-the same gradients, and the optimizer needs to know nothing of the other ranks. Its steps are deterministic to
-the bit: the ranks' weights stay equal without being sent. One process that trains on the whole batches sums
-the gradients in another order, so its weights differ by rounding.
+the same gradients, and the optimizer needs to know nothing of the other ranks. Its steps give the same bits
+on every rank, so the ranks' weights stay equal without being sent. One process that trains on the whole
+batches sums the gradients in another order, so its weights differ by rounding.
 """
 
 from __future__ import annotations

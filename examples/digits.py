@@ -1,7 +1,7 @@
-"""A digits classifier in full: regularized in four ways, stopped early, and tested once.
+"""A complete digits classifier: regularized in four ways, stopped early, and tested once.
 
 Batch normalization (Ioffe & Szegedy, arXiv:1502.03167), dropout (Srivastava et al. 2014, JMLR 15:1929-1958),
-L1 and L2 on the weights alone; the learning rate falls whenever the validation loss stalls.
+and L1 and L2 on the weights alone. The learning rate falls whenever the validation loss stalls.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from network import Network, perceptron
 
 BATCH = 32
 SIZES = (64, 128, 128, 10)
-KEEP = 0.7  # of the hidden units, in training
+KEEP = 0.7  # the probability that dropout keeps a hidden unit in training
 
 
 @dataclass(frozen=True)
 class Result:
-    """The losses of each epoch, and of the best weights, put back, the loss and the accuracy."""
+    """The losses of each epoch, and the validation loss and test accuracy of the best weights, restored."""
 
     training: list[float]
     validation: list[float]
@@ -38,10 +38,10 @@ class Result:
 def train(
     net: Network, data: Digits, rng: np.random.Generator, epochs: int
 ) -> tuple[list[float], list[float]]:
-    """Train until the validation loss no longer falls, and go back to where it was lowest."""
+    """Train until the validation loss no longer falls, and restore the weights where it was lowest."""
     plateau = schedules.Plateau(3e-3, factor=0.3, patience=4)
     opt = fs.AdamW([{"params": net.weights, "l1": 1e-5, "l2": 1e-4}, {"params": net.others}], lr=plateau)
-    stopping = control.EarlyStopping(net.arrays, patience=12)  # batch normalization's averages included
+    stopping = control.EarlyStopping(net.arrays, patience=12)  # these include batch normalization's averages
     training, validation = [], []
     for _ in tqdm(range(epochs), unit="epoch"):
         losses = []
@@ -59,7 +59,7 @@ def train(
 
 
 def main(*, quick: bool, output: Path) -> Result:
-    """Train, print the results, draw the losses and the digits that were misread."""
+    """Train, print the results, and draw the losses and the digits that were misread."""
     data = digits_data.load()
     rng = np.random.default_rng(0)
     net = perceptron(rng, SIZES, KEEP)
@@ -76,7 +76,7 @@ def main(*, quick: bool, output: Path) -> Result:
 
 
 def draw(result: Result, test: Examples, p: Array, output: Path) -> None:
-    """Draw the losses over the epochs, and beside them the first digits of the test that were misread."""
+    """Draw the losses over the epochs, and beside them the first test digits that were misread."""
     figure = plt.figure(figsize=(10, 4), layout="constrained")
     grid = figure.add_gridspec(3, 9)
     axes = figure.add_subplot(grid[:, :6])

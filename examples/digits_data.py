@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 × 8 pixels, in three parts, and mini-batches of them."""
+"""Handwritten digits of 8 × 8 pixels, split into three parts, and mini-batches of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Examples(NamedTuple):
-    """Images, float32 in [0, 1], a row each, and their labels."""
+    """Images, one in each row, float32 in [0, 1], and their labels."""
 
     x: Array
     y: Array
 
 
 class Digits(NamedTuple):
-    """Three fifths to train on, a fifth to choose by, and a fifth for the test."""
+    """Three fifths of the digits for training, a fifth for validation, and a fifth for the test."""
 
     train: Examples
     validation: Examples
@@ -27,7 +27,7 @@ class Digits(NamedTuple):
 
 
 def load() -> Digits:
-    """The 1797 digits of scikit-learn, split so that each part has its share of every class."""
+    """Return the 1797 digits of scikit-learn, split so that each part has its share of every class."""
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32)
     x, test_x, y, test_y = train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)
@@ -36,5 +36,5 @@ def load() -> Digits:
 
 
 def batches(rng: np.random.Generator, count: int, size: int) -> list[Array]:
-    """The indices of one epoch's mini-batches, in random order, of about `size` each."""
+    """Return the indices of one epoch's mini-batches, in random order, about `size` in each."""
     return np.array_split(rng.permutation(count), -(-count // size))

@@ -1,7 +1,7 @@
 """Several networks, from different starts, against their ensemble.
 
 Dietterich 2000, doi:10.1007/3-540-45014-9_1; Lakshminarayanan, Pritzel & Blundell, arXiv:1612.01474: networks
-that are right alike err in different places, so that the mean of their predictions errs less.
+that are equally accurate err on different inputs, so that the mean of their predictions errs less.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ EACH = 10  # images of each digit to train on
 
 @dataclass(frozen=True)
 class Result:
-    """The accuracy on the test, a row for each seed: of the members, and of their ensemble."""
+    """The accuracies of the members and of their ensemble on the test, a row for each seed."""
 
     members: Array
     ensemble: Array
 
     @property
     def gain(self) -> Array:
-        """The ensemble's advantage over its members' mean."""
+        """The ensemble's advantage over the mean of its members."""
         gain: Array = self.ensemble - self.members.mean(axis=1)
         return gain
 
 
 def compare(data: Digits, seed: int, steps: int) -> tuple[list[float], float]:
-    """The accuracies of networks that learn from the same few images, and of their ensemble."""
+    """Return the accuracies of networks that learn from the same few images, and of their ensemble."""
     rng = np.random.default_rng(seed)
     few, _ = pick(rng, data.train, EACH)
     members = [perceptron(rng, (64, 64, 10)) for _ in range(MEMBERS)]
@@ -50,7 +50,7 @@ def compare(data: Digits, seed: int, steps: int) -> tuple[list[float], float]:
 
 
 def main(*, quick: bool, output: Path) -> Result:
-    """Compare for each of five seeds, print the accuracies, draw them."""
+    """Compare for each of five seeds, and print and draw the accuracies."""
     data = digits_data.load()
     found = [compare(data, seed, 80 if quick else 300) for seed in tqdm(range(5), unit="seed")]
     members, ensembles = map(np.array, zip(*found, strict=True))
@@ -65,7 +65,7 @@ def main(*, quick: bool, output: Path) -> Result:
 
 
 def draw(result: Result, output: Path) -> None:
-    """Draw each seed's members, their mean, and their ensemble."""
+    """Draw the accuracies of each seed's members, their mean, and their ensemble."""
     seeds = np.arange(len(result.ensemble))
     title = f"The ensemble against its mean member: {summary(result.gain)}"
     with figure_of_seeds(output, title, seeds) as axes:

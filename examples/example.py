@@ -1,4 +1,4 @@
-"""What every example's command line has: ``--quick``, ``--output``, no display, and one thread for BLAS."""
+"""The command line of every example: ``--quick``, ``--output``, no display, and one thread for BLAS."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from threadpoolctl import threadpool_limits
 
 
 class Main(Protocol):
-    """An example: it prints its results, draws its figure, and returns what a test looks at."""
+    """An example: it prints its results, draws its figure, and returns the results for a test."""
 
     def __call__(self, *, quick: bool, output: Path) -> Any: ...
 
 
 def run(main: Main, description: str | None) -> None:
-    """Run an example as the command line says."""
+    """Run an example with the options of the command line."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,6 +27,6 @@ def run(main: Main, description: str | None) -> None:
     parser.add_argument("--output", type=Path, default=Path(figure), metavar="FILE.png", help="the figure")
     options = parser.parse_args()
     mpl.use("Agg")
-    with threadpool_limits(1):  # the matrices are small
+    with threadpool_limits(1):  # more threads do not help with small matrices
         main(quick=options.quick, output=options.output)
     print(f"figure: {options.output}")

@@ -1,7 +1,7 @@
-"""A frozen feature extractor: what a network learnt of the digits 0 to 4, used to read 5 to 9.
+"""A frozen feature extractor: a network that learnt the digits 0 to 4 helps to read 5 to 9.
 
 Yosinski et al., arXiv:1411.1792: the first layers of a network serve other tasks as well. Here the output of
-the hidden layer is computed once and stored, and a softmax layer trained on it with few examples.
+the hidden layer is computed once and stored, and a softmax layer is trained on it with few examples.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from network import Network, perceptron
 from training import batches, pick, train
 
 SIZES = (64, 128, 5)
-LR = 0.03  # of 0.003, 0.01 and 0.03 that at which softmax layers do best on the validation digits
+LR = 0.03  # softmax layers do better on the validation digits than at 0.003 and 0.01
 EACH = (1, 2, 5, 10, 20, 40)  # examples of each digit
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The sizes of a network, and what it learns from and is tested on."""
+    """The sizes of a network, and the examples for its training and its test."""
 
     sizes: tuple[int, ...]
     train: Examples
     test: Examples
 
     def learn(self, seed: int, each: int, steps: int) -> tuple[float, float]:
-        """The accuracy on the test after a few examples of each digit, and the seconds of training."""
+        """Train on a few examples of each digit; return the test accuracy and the seconds of training."""
         rng = np.random.default_rng(seed)
         few, _ = pick(rng, self.train, each)
         net = perceptron(rng, self.sizes)
@@ -49,21 +49,21 @@ class Learner:
 
 @dataclass(frozen=True)
 class Result:
-    """A learner's accuracy for each number of examples (row) and seed, and the median time of training."""
+    """A learner's accuracies, a row for each number of examples, and its median time of training."""
 
     accuracy: Array
     seconds: float
 
 
 def five(examples: Examples, first: int) -> Examples:
-    """The examples of five digits, labelled from 0."""
+    """Return the examples of five digits from `first` on, with labels from 0."""
     labels = examples.y - first
     among = (labels >= 0) & (labels < 5)
     return Examples(examples.x[among], labels[among])
 
 
 def extractor(examples: Examples, steps: int) -> Network:
-    """A network that is trained on the examples, without its last layer."""
+    """Train a network on the examples, and return it without its last layer."""
     rng = np.random.default_rng(0)
     net = perceptron(rng, SIZES)
     train(net, batches(rng, examples), steps)
@@ -71,7 +71,7 @@ def extractor(examples: Examples, steps: int) -> Network:
 
 
 def stored(hidden: Network, images: dict[str, Array]) -> dict[str, Array]:
-    """The features of images, by way of a file."""
+    """Compute the features of images, store them in a file, and load them from it."""
     with TemporaryDirectory() as directory:
         path = Path(directory, "features.safetensors")
         save_file({name: hidden.forward(x) for name, x in images.items()}, path)
@@ -79,7 +79,7 @@ def stored(hidden: Network, images: dict[str, Array]) -> dict[str, Array]:
 
 
 def main(*, quick: bool, output: Path) -> dict[str, Result]:
-    """Train on features, on pixels, and a whole network, for each number of examples; print and draw all."""
+    """Train each learner on each number of examples, and print and draw the accuracies."""
     data = digits_data.load()
     steps, seeds = (100, 2) if quick else (300, 5)
     hidden = extractor(five(data.train, 0), 2 * steps)
@@ -111,7 +111,7 @@ def main(*, quick: bool, output: Path) -> dict[str, Result]:
 
 
 def draw(results: dict[str, Result], output: Path) -> None:
-    """Draw the accuracies over the number of examples, mean and standard deviation of the seeds."""
+    """Draw mean and standard deviation of the seeds' accuracies over the number of examples."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, result in results.items():
         mean, deviation = result.accuracy.mean(axis=1), result.accuracy.std(axis=1, ddof=1)

@@ -3,10 +3,10 @@
     torchrun --nproc-per-node 2 examples/fsdp2.py
 
 ``fully_shard`` makes every parameter a DTensor, of which a rank holds some rows; the whole weights exist only
-while a layer computes. With CPU offloading these rows lie in CPU memory, where the optimizer steps them, also
-when the layers compute on GPUs. ``clip_norm=`` clips by the norm of all gradients on all ranks.
+while a layer computes. With CPU offloading these rows lie in CPU memory, where the optimizer steps them, even
+if the layers compute on GPUs. ``clip_norm=`` clips by the norm of all gradients on all ranks.
 
-Half way the optimizer's state is saved and given to a new optimizer, as when training resumes.
+Halfway through, the optimizer's state is saved and loaded into a new optimizer, as when training resumes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def sharded_model() -> nn.Sequential:
     """Return the model with its weights shared out over the ranks."""
     model = toy.new_model()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    # Pinned memory, the default, is for copies to a GPU, and an error where there is none.
+    # Pinned memory, the default, speeds up copies to a GPU, and is an error if there is none.
     policy = CPUOffloadPolicy(pin_memory=False)
     for layer in model:
         if isinstance(layer, nn.Linear):
@@ -45,11 +45,11 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> N
     for step in steps:
         toy.loss_of(model, step, dist.get_rank(), dist.get_world_size()).backward()
         optimizer.step()
-        optimizer.zero_grad()  # last: a new optimizer takes a checkpoint only while there are no gradients
+        optimizer.zero_grad()  # last: a new optimizer loads a checkpoint only while there are no gradients
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole weights, gathered from all ranks; every rank has to call this."""
+    """Return the whole weights, gathered from all ranks; every rank must call this."""
     weights = {}
     for name, p in toy.weights(model).items():
         assert isinstance(p, DTensor)
@@ -58,7 +58,7 @@ def full_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Train on all ranks, with a new optimizer from half way on, then compare."""
+    """Train on all ranks, with a new optimizer for the second half, then compare."""
     out = toy.out_argument(__doc__)
     dist.init_process_group("gloo")
     half = toy.STEPS // 2
@@ -67,7 +67,7 @@ def main() -> None:
     optimizer = ft.AdamW(model.parameters(), lr=toy.LR)
     train(model, optimizer, range(half))
 
-    # The whole state by the parameters' names, on rank 0 only: it can be loaded on any number of ranks.
+    # Rank 0 gets the whole state by the parameters' names, which any number of ranks can load.
     checkpoint = get_optimizer_state_dict(
         model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )

@@ -4,8 +4,8 @@
 
 The text is Python's own help texts, which every CPython ships. Two models start from the same weights and
 see the same batches; one is trained with ``clip_grad_norm_`` and ``torch.optim.AdamW(fused=True)``, the other
-with ``fusedstep.torch.AdamW(clip_norm=1.0)``, which clips within the step. They take turns, ten steps each,
-so that whatever else the machine does slows both alike.
+with ``fusedstep.torch.AdamW(clip_norm=1.0)``, which clips within the step. They take turns of ten steps, so
+that other work on the machine slows both alike.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLIP = 1.0
 
 
 class Block(nn.Module):
-    """Attention to the characters before, then a perceptron for each character."""
+    """A transformer block: attention to earlier characters, then a perceptron for each character."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Characters in, the scores of each next character out."""
+    """The model: it takes characters, and returns scores for the character that follows each of them."""
 
     def __init__(self, characters: int, layers: int, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class GPT(nn.Module):
 
 @dataclass
 class Run:
-    """A model in training, with what its steps took."""
+    """A model in training, with its losses and the time of its steps."""
 
     name: str
     model: nn.Module
@@ -90,7 +90,7 @@ class Run:
         before = perf_counter()
         self.update()
         end = perf_counter()
-        if self.losses:  # the first step also makes the state
+        if self.losses:  # the first step is not timed, as it also makes the state
             self.seconds += end - start
             self.seconds_in_optimizer += end - before
         self.losses.append(loss.item())
@@ -104,7 +104,7 @@ class Run:
 
 
 def batch(text: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return pieces of the text, and each with the text moved on by one character."""
+    """Return pieces of the text, and the same pieces moved on by one character."""
     generator = torch.Generator().manual_seed(step)
     starts = torch.randint(len(text) - CONTEXT, (BATCH, 1), generator=generator)
     at = starts + torch.arange(CONTEXT)
@@ -112,7 +112,7 @@ def batch(text: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train both models and print what became of them."""
+    """Train both models, and print their losses and times."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The layers of a small neural network in NumPy: each knows its output, and the gradients back through it."""
+"""The layers of a small neural network in NumPy: each computes its output, and gradients backward."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Arrays = dict[str, Array]
 
 
 class Layer:
-    """What layers share: their arrays by name, and after `backward` the gradients."""
+    """The base of the layers: it has the arrays by name, and after `backward` the gradients."""
 
     def __init__(self) -> None:
-        self.weights: Arrays = {}  # what L1 and L2 are for
-        self.others: Arrays = {}  # what else is trained
-        self.statistics: Arrays = {}  # what is not trained by gradients
+        self.weights: Arrays = {}  # trained, with L1 and L2 if these are used
+        self.others: Arrays = {}  # trained, always without L1 and L2
+        self.statistics: Arrays = {}  # not trained by gradients
         self.gradients: Arrays = {}
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        """The layer's output, a row an example."""
+        """Return the layer's output, with one row for each example."""
         raise NotImplementedError
 
     def backward(self, d: Array) -> Array:
-        """Of the loss's gradient by the last output make that by the input, and those by the arrays."""
+        """Take the gradient of the loss by the output; return that by the input, keep those by the arrays."""
         raise NotImplementedError
 
 
 class Dense(Layer):
-    """``x @ weight + bias``, started as by He et al., arXiv:1502.01852."""
+    """``x @ weight + bias``, with the initial weights of He et al., arXiv:1502.01852."""
 
     def __init__(self, rng: np.random.Generator, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class ReLU(Layer):
 class BatchNorm(Layer):
     """``scale·(x - mean) / √(variance + 1e-5) + shift``. Ioffe & Szegedy, arXiv:1502.03167.
 
-    Mean and variance are those of the batch in training, and their running averages at inference.
+    In training, mean and variance are those of the batch; at inference, their running averages.
     """
 
     def __init__(self, size: int, decay: float = 0.9) -> None:
@@ -91,7 +91,7 @@ class BatchNorm(Layer):
 
 
 class Dropout(Layer):
-    """Keeps a unit with probability `keep` in training, scales it by that at inference.
+    """Keep a unit with probability `keep` in training; multiply it by `keep` at inference.
 
     Srivastava et al. 2014, JMLR 15:1929-1958.
     """

@@ -1,6 +1,6 @@
-"""A small neural network in NumPy: its predictions, its loss, and the gradients of that.
+"""A small neural network in NumPy: its predictions, its loss, and the gradients of the loss.
 
-The arrays are in dictionaries by name, and live: an optimizer that is given them trains the network.
+Its arrays are in dictionaries by name. An optimizer that gets them trains the network in place.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from layers import Array, Arrays, BatchNorm, Dense, Dropout, Layer, ReLU
 
 
 class Network:
-    """Layers, one after another, that give the logits of classes.
+    """A sequence of layers that computes the logits of classes.
 
-    `weights`, `others` and `statistics` are the arrays of all layers, "0.weight" that of the first.
+    `weights`, `others` and `statistics` have the arrays of all layers; "0.weight" is that of the first.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -25,29 +25,29 @@ class Network:
         self.weights = _named([layer.weights for layer in layers])
         self.others = _named([layer.others for layer in layers])
         self.statistics = _named([layer.statistics for layer in layers])
-        self.arrays = self.weights | self.others | self.statistics  # all that makes the predictions
+        self.arrays = self.weights | self.others | self.statistics  # all that the predictions depend on
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
-        """The logits."""
+        """Return the logits."""
         for layer in self.layers:
             x = layer.forward(x, training=training)
         return x
 
     def predict(self, x: Array) -> Array:
-        """The probability of each class."""
+        """Return the probability of each class."""
         probabilities: Array = softmax(self.forward(x), axis=1)
         return probabilities
 
     def loss(self, x: Array, labels: Array) -> float:
-        """The mean cross-entropy of the predictions."""
+        """Return the mean cross-entropy of the predictions."""
         return float(-log_softmax(self.forward(x), axis=1)[np.arange(len(x)), labels].mean())
 
     def accuracy(self, x: Array, labels: Array) -> float:
-        """How much of the predictions is right."""
+        """Return the fraction of the predictions that is right."""
         return float((self.forward(x).argmax(axis=1) == labels).mean())
 
     def loss_and_gradients(self, x: Array, labels: Array) -> tuple[float, Arrays]:
-        """The mean cross-entropy in training, and its gradients by name."""
+        """Return the mean cross-entropy in training, and its gradients by name."""
         rows = np.arange(len(x))
         log_p = log_softmax(self.forward(x, training=True), axis=1)
         d = np.exp(log_p)
@@ -59,7 +59,7 @@ class Network:
 
 
 def perceptron(rng: np.random.Generator, sizes: Sequence[int], keep: float = 1.0) -> Network:
-    """Hidden layers with batch normalization, whose shift is their bias, and dropout; then the logits."""
+    """Make hidden layers with batch normalization, whose shift is the bias, and dropout; then the logits."""
     *hidden, last = pairwise(sizes)
     layers: list[Layer] = []
     for inputs, outputs in hidden:
@@ -68,5 +68,5 @@ def perceptron(rng: np.random.Generator, sizes: Sequence[int], keep: float = 1.0
 
 
 def _named(of_layers: list[Arrays]) -> Arrays:
-    """The arrays of all layers under one name each."""
+    """Return the arrays of all layers by name, such as "0.weight"."""
     return {f"{i}.{name}": array for i, arrays in enumerate(of_layers) for name, array in arrays.items()}

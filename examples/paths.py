@@ -1,7 +1,7 @@
 """The path of every update rule through a valley and past a saddle.
 
-Of a grid of learning rates a rule gets that whose path stays in the picture and has the lowest mean loss. All
-else is its default, but weight decay is off: it would pull the paths towards the origin.
+Each rule has the learning rate, from a grid, whose path stays in the picture and has the lowest mean loss.
+All else is the rule's default, but weight decay is off: it would pull the paths towards the origin.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Array = np.ndarray[Any, Any]
 
 BANDS = [str(grey) for grey in np.linspace(1, 0.85, 6)]
 HALFWAY = 0.25
-"""The saddle has the loss 1/2, the minima beyond it 0."""
+"""Half the loss at the saddle, which is 1/2; it is 0 at the minima beyond."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A loss of two parameters with a minimum at (1, 1), where paths start, and the part that is drawn."""
+    """A loss of two parameters with a minimum at (1, 1), the start of the paths, and the part to draw."""
 
     loss: Callable[[Any, Any], Any]
     gradient: Callable[[float, float], tuple[float, float]]
@@ -43,7 +43,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Trail:
-    """Where a rule went with a learning rate: points, and the loss at each."""
+    """The path of a rule with a learning rate: its points, and the loss at each."""
 
     lr: float
     points: Array
@@ -51,7 +51,7 @@ class Trail:
 
     @property
     def left_saddle(self) -> int | None:
-        """The first step with a loss halfway down from the saddle."""
+        """The first step with a loss below half that of the saddle."""
         below = np.flatnonzero(self.losses < HALFWAY)
         return int(below[0]) if len(below) else None
 
@@ -79,7 +79,7 @@ SURFACES = {
 
 
 def walk(rule: str, lr: float, surface: Surface, steps: int) -> Trail | None:
-    """Follow a rule; None where it leads out of the picture."""
+    """Return the path of a rule, or None if it leaves the picture."""
     point = np.array(surface.start)
     opt = fs.rules[rule](point, lr=lr, weight_decay=0.0)
     low, high = surface.corners
@@ -90,19 +90,19 @@ def walk(rule: str, lr: float, surface: Surface, steps: int) -> Trail | None:
             return None
         points.append(point.copy())
     if isinstance(opt, fs.ScheduleFreeSGD | fs.ScheduleFreeAdamW):
-        opt.eval()  # the path is that of the gradients' points, and ends in their average
+        opt.eval()  # the path has the points where gradients were taken, and ends at their average
         points.append(point.copy())
     return Trail(lr, np.array(points), surface.loss(*np.transpose(points)))
 
 
 def best_walk(rule: str, rates: Array, surface: Surface, steps: int) -> Trail:
-    """The trail with the lowest mean loss."""
+    """Return the path with the lowest mean loss among these learning rates."""
     trails = [trail for lr in rates if (trail := walk(rule, lr, surface, steps))]
     return min(trails, key=lambda trail: trail.losses.mean())
 
 
 def draw_family(figure: SubFigure, family: str, trails: dict[str, dict[str, Trail]]) -> None:
-    """The paths of some rules on each surface, thinner from one to the next: equal ones stay visible."""
+    """Draw the paths of some rules on each surface, each thinner than the last, so that equal ones show."""
     figure.suptitle(family.replace("_", " "), fontweight="bold", fontsize="medium")
     for (name, surface), axes in zip(SURFACES.items(), figure.subplots(1, 2), strict=True):
         grid = np.meshgrid(*np.linspace(*surface.corners, 100).T)
@@ -124,7 +124,7 @@ def draw_family(figure: SubFigure, family: str, trails: dict[str, dict[str, Trai
 
 
 def main(*, quick: bool, output: Path) -> dict[str, dict[str, Trail]]:
-    """Find each rule's path on each surface, print what became of it, draw all by family."""
+    """Find each rule's path on each surface, print where it led, and draw the paths by family."""
     rates = np.logspace(-4, 3, 8 if quick else 22)
     part = 3 if quick else 1
     trails = {
@@ -153,7 +153,7 @@ def main(*, quick: bool, output: Path) -> dict[str, dict[str, Trail]]:
     for panel, (family, members) in zip(panels, families, strict=False):
         draw_family(panel, family, members)
     figure.savefig(output, dpi=72)
-    Image.open(output).convert("RGB").quantize(64).save(output, optimize=True)  # a quarter of the bytes
+    Image.open(output).convert("RGB").quantize(64).save(output, optimize=True)  # to a quarter of the bytes
     plt.close(figure)
     return trails
 

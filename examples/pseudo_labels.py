@@ -1,7 +1,7 @@
 """Semi-supervised digits: a network learns from few labels, and from labels that it gives itself.
 
-Lee 2013, "Pseudo-Label", ICML Workshop on Challenges in Representation Learning: what a network thinks most
-likely becomes the label of an unlabelled image.
+Lee 2013, "Pseudo-Label", ICML Workshop on Challenges in Representation Learning: the class that a network
+finds most likely becomes the label of an unlabelled image.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ EACH = 10  # labelled images of each digit
 BATCH = 32
 PSEUDO = 9  # unlabelled images in each batch
 assert 1 / 4 <= PSEUDO / BATCH <= 1 / 3
-REFRESHES = 6  # how often the pseudo-labels are made anew
+REFRESHES = 6  # how many times the pseudo-labels are computed
 
 
 @dataclass(frozen=True)
 class Result:
-    """The accuracy on the test for each seed, of labelled images alone, and with pseudo-labels."""
+    """The accuracy on the test for each seed, with labelled images alone and with pseudo-labels."""
 
     baseline: Array
     pseudo: Array
 
     @property
     def gain(self) -> Array:
-        """What pseudo-labels add."""
+        """The accuracy that pseudo-labels add."""
         return self.pseudo - self.baseline
 
 
@@ -47,7 +47,7 @@ def mixed(
     net: Network,
     every: int,
 ) -> Iterator[Examples]:
-    """Batches with pseudo-labels: the teacher's at first, new ones of `net` after every `every`."""
+    """Yield batches with pseudo-labels: first the teacher's, then new ones of `net` after every `every`."""
     certain = batches(rng, labelled, BATCH - PSEUDO)
     while True:
         guessed = batches(rng, Examples(unlabelled, teacher.predict(unlabelled).argmax(axis=1)), PSEUDO)
@@ -58,7 +58,7 @@ def mixed(
 
 
 def compare(data: Digits, seed: int, steps: int) -> tuple[float, float]:
-    """The accuracy of two networks that are trained alike, without and with unlabelled images."""
+    """Return the accuracies of two networks, one trained without and one with unlabelled images."""
     rng = np.random.default_rng(seed)
     labelled, unlabelled = pick(rng, data.train, EACH)
     baseline, net = (perceptron(rng, (64, 128, 10), keep=0.5) for _ in range(2))
@@ -68,7 +68,7 @@ def compare(data: Digits, seed: int, steps: int) -> tuple[float, float]:
 
 
 def main(*, quick: bool, output: Path) -> Result:
-    """Compare for each of five seeds, print the accuracies, draw them."""
+    """Compare for each of five seeds, and print and draw the accuracies."""
     data = digits_data.load()
     steps = 300 if quick else 600
     found = np.array([compare(data, seed, steps) for seed in tqdm(range(5), unit="seed")])
@@ -83,7 +83,7 @@ def main(*, quick: bool, output: Path) -> Result:
 
 
 def draw(result: Result, output: Path) -> None:
-    """Draw a line from each seed's baseline to what it came to with pseudo-labels."""
+    """Draw a line from each seed's baseline to its accuracy with pseudo-labels."""
     seeds = np.arange(len(result.gain))
     with figure_of_seeds(output, f"Pseudo-labels: {summary(result.gain)}", seeds) as axes:
         for seed, baseline, pseudo in zip(seeds, result.baseline, result.pseudo, strict=True):

@@ -1,7 +1,7 @@
-"""Ratings predicted by embeddings of users and items, of which each step moves only the rows that it saw.
+"""Ratings predicted by embeddings of users and items; each step moves only the rows in its batch.
 
 Matrix factorization with biases (Koren, Bell & Volinsky 2009, doi:10.1109/MC.2009.263) on generated ratings
-``r = mean + b_u + b_i + <p_u, q_i> + noise``, of which a few per cent are seen, mostly of popular items.
+``r = mean + b_u + b_i + <p_u, q_i> + noise``, of which a few per cent are known, mostly of popular items.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Array = np.ndarray[Any, Any]
 
 SEEDS = range(5)
 NOISE = 0.5
-FACTORS, WIDTH = 4, 8  # of the ratings, and of the model, which does not know theirs
+FACTORS, WIDTH = 4, 8  # of the ratings, and of the model, which does not know FACTORS
 BATCH = 512
 LABELS = [("item_means", "C3", "item means"), ("model", "C0", "embeddings"), ("noise", "C2", "noise alone")]
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """Some ratings: of each the user, the item, what is seen, and what it would be without noise."""
+    """Some ratings: the user, the item and the value of each, and the value without noise."""
 
     users: Array
     items: Array
@@ -44,13 +44,13 @@ class Ratings:
         return Ratings(self.users[chosen], self.items[chosen], self.values[chosen], self.expected[chosen])
 
     def rmse(self, predicted: Array) -> float:
-        """The root mean square error of predictions."""
+        """Return the root mean square error of predictions."""
         return math.sqrt(np.mean((predicted - self.values) ** 2))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a seed gives: test errors, the last that of the true structure; validation errors by epoch."""
+    """The results of a seed: test errors (`noise`: of the true ratings), and validation errors by epoch."""
 
     item_means: float
     model: float
@@ -59,12 +59,12 @@ class Result:
 
     @property
     def gain(self) -> float:
-        """How much lower the model's test error is than that of the item means, as a fraction."""
+        """The fraction by which the model's test error is lower than that of the item means."""
         return 1 - self.model / self.item_means
 
 
 def generated(rng: np.random.Generator, users: int, items: int, count: int) -> Ratings:
-    """Ratings in random order, no pair twice; few users and items have most of them (Zipf's law)."""
+    """Generate ratings in random order, no pair twice; few users and items have most (Zipf's law)."""
 
     def drawn(size: int) -> Array:
         weights = rng.permutation(1 / np.arange(10, size + 10))
@@ -81,7 +81,7 @@ def generated(rng: np.random.Generator, users: int, items: int, count: int) -> R
 
 
 def item_means(train: Ratings, test: Ratings, items: int) -> Array:
-    """The mean rating of each item, or of all where it has none: what can be said without the user."""
+    """Predict the mean rating of each item, or of all if it has none: the best guess without the user."""
     counts = np.bincount(train.items, minlength=items)
     sums = np.bincount(train.items, train.values, minlength=items)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), train.values.mean())
@@ -101,7 +101,7 @@ class Model:
         }
 
     def predict(self, ratings: Ratings) -> Array:
-        """What the users of `ratings` would give the items."""
+        """Predict the ratings that the users in `ratings` give the items."""
         u, i = ratings.users, ratings.items
         biases = self.tables["user_bias"][u] + self.tables["item_bias"][i]
         products = (self.tables["users"][u] * self.tables["items"][i]).sum(axis=1)
@@ -109,19 +109,19 @@ class Model:
         return predicted
 
     def step(self, opt: fs.Optimizer, batch: Ratings) -> None:
-        """Step the rows of a batch, along the gradients of half the squared error of each rating."""
+        """Step the rows in a batch, with the gradients of half the squared error of each rating."""
         u, i = batch.users, batch.items
         error = self.predict(batch) - batch.values
         d_users = error[:, None] * self.tables["items"][i]
         d_items = error[:, None] * self.tables["users"][u]
-        opt.step_rows("users", u, d_users)  # the gradients of a user who is there twice are summed
+        opt.step_rows("users", u, d_users)  # the gradients of a user who occurs twice are summed
         opt.step_rows("items", i, d_items)
         opt.step_rows("user_bias", u, error)
         opt.step_rows("item_bias", i, error)
 
 
 def trained(seed: int, *, users: int, items: int, count: int, epochs: int) -> Result:
-    """Make ratings; train on 80 % of them until the next 10 % are predicted no better; test on the rest."""
+    """Generate ratings; train on 80 % until the error on the next 10 % no longer falls; test on the rest."""
     rng = np.random.default_rng(seed)
     ratings = generated(rng, users, items, count)
     first, last = count * 8 // 10, count * 9 // 10
@@ -147,7 +147,7 @@ def trained(seed: int, *, users: int, items: int, count: int, epochs: int) -> Re
 
 
 def plot(results: list[Result], output: Path) -> None:
-    """The validation error over the epochs, and the test errors of each seed beside it."""
+    """Draw the validation errors over the epochs, and beside them the test errors of each seed."""
     figure, (curves, tests) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained", sharey=True)
     for seed, result in zip(SEEDS, results, strict=True):
         epochs = range(1, len(result.curve) + 1)
@@ -170,7 +170,7 @@ def plot(results: list[Result], output: Path) -> None:
 
 
 def main(*, quick: bool, output: Path) -> list[Result]:
-    """Train with each seed, print the test errors, and draw."""
+    """Train with each seed, and print and draw the errors."""
     size = (
         {"users": 500, "items": 250, "count": 12_000, "epochs": 12}
         if quick

@@ -1,8 +1,9 @@
 """From saddle to saddle: a linear autoencoder of digits whose weights start at 0.
 
 At 0, and wherever it has learned fewer principal components than it has hidden units, the gradient is 0 and
-the point a saddle: Baldi & Hornik 1989, doi:10.1016/0893-6080(89)90014-2. The loss there is half the variance
-of the components that are missing, and the lowest eigenvalue of the Hessian that of the next one, negated.
+the point is a saddle: Baldi & Hornik 1989, doi:10.1016/0893-6080(89)90014-2. There the loss is half the
+variance of the missing components, and the lowest eigenvalue of the Hessian is minus the variance of the next
+component.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SMALL = 1e-3
 
 
 class Autoencoder:
-    """``x → x·encode·decode`` for data of covariance `s`; the loss is half the squared error, in the mean."""
+    """``x → x·encode·decode`` for data of covariance `s`; the loss is half the mean squared error."""
 
     def __init__(self, s: Array, units: int, start: float) -> None:
         rng = np.random.default_rng(0)
@@ -40,16 +41,16 @@ class Autoencoder:
             "decode": start * rng.standard_normal((units, len(s))),
         }
         self.losses: list[float] = []
-        """The loss at every evaluation, of the gradient too."""
+        """The loss at every evaluation of the loss or its gradient."""
 
     def loss(self) -> float:
-        """The loss."""
+        """Return the loss."""
         error = self.weights["encode"] @ self.weights["decode"] - np.eye(len(self.s))
         self.losses.append(float(np.sum(error * (self.s @ error)) / 2))
         return self.losses[-1]
 
     def gradient(self) -> dict[str, Array]:
-        """The gradient of the loss."""
+        """Return the gradient of the loss."""
         self.loss()
         encode, decode = self.weights["encode"], self.weights["decode"]
         slope = self.s @ (encode @ decode - np.eye(len(self.s)))
@@ -66,7 +67,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Result:
-    """The points on the way from 0, the variances of the components, and the best losses of all runs."""
+    """The critical points on the way from 0, the components' variances, and each run's lowest losses."""
 
     visits: list[Visit]
     variances: Array
@@ -74,14 +75,14 @@ class Result:
 
 
 def train(net: Autoencoder, rule: str, steps: int) -> None:
-    """Train with a rule alone."""
+    """Train with a rule, without leaving saddles."""
     opt = fs.rules[rule](net.weights, **RULES[rule])
     for _ in range(steps):
         opt.step(net.gradient())
 
 
 def descend(net: Autoencoder) -> list[Visit]:
-    """Train with SGD, and leave the saddles."""
+    """Train with SGD, leave each saddle, and return the critical points."""
     opt = fs.SGD(net.weights, **RULES["SGD"])
     visits: list[Visit] = []
     while not visits or visits[-1].point.kind == "saddle":
@@ -94,7 +95,7 @@ def descend(net: Autoencoder) -> list[Visit]:
 
 
 def main(*, quick: bool, output: Path) -> Result:
-    """Train from 0 and from noise, print the points and when each run was done, draw the losses."""
+    """Train from 0 and from noise, print the critical points and each run's length, and draw the losses."""
     units, steps = (3, 600) if quick else (5, 3000)
     x = digits_data.load().train.x.astype(np.float64)
     s = np.cov(x.T, bias=True)
@@ -127,7 +128,7 @@ def main(*, quick: bool, output: Path) -> Result:
 
 
 def draw(result: Result, units: int, output: Path) -> None:
-    """Draw the lowest losses so far over the evaluations, and the losses of the saddles."""
+    """Draw each run's lowest loss so far over the evaluations, and the losses of the saddles."""
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
     for i in range(units + 1):
         label = "the saddles, and the minimum" if i == 0 else None
@@ -135,7 +136,7 @@ def draw(result: Result, units: int, output: Path) -> None:
             result.variances[i:].sum() / 2, color="gray", linestyle=":", linewidth=1, label=label, zorder=1
         )
     for i, (name, losses) in enumerate(result.best.items()):
-        width = 8 - 2 * i if name.endswith("from 0") else 1.5  # equal ones stay visible
+        width = 8 - 2 * i if name.endswith("from 0") else 1.5  # so that equal lines stay visible
         axes.plot(np.arange(1, len(losses) + 1), losses, color=f"C{i}", linewidth=width, label=name)
     axes.set(xlabel="evaluations of the loss or its gradient", ylabel="lowest loss so far")
     figure.suptitle("From weights 0 no rule gets away; the Hessian shows the way out of each saddle")

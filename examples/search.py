@@ -1,8 +1,9 @@
 """Search for hyperparameters at random, on logarithmic scales, from coarse to fine.
 
-Bergstra & Bengio 2012, JMLR 13:281-305: trials at random points find more than a grid of as many, as each is
-a new value of every hyperparameter. Optuna draws and keeps the trials. The first stage trains many networks
-for a short time on a few examples, in wide ranges; each further stage fewer, longer, around the best ones.
+Bergstra & Bengio 2012, JMLR 13:281-305: random trials find more than a grid of as many points, because each
+trial has a new value of every hyperparameter. Optuna draws and keeps the trials. The first stage trains many
+networks for a short time on few examples, in wide ranges; each further stage trains fewer networks, for
+longer, in ranges around the best trials.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Stage:
-    """How many networks to train, for how long, on how many examples."""
+    """The number of networks that a stage trains, of epochs for each, and of examples."""
 
     trials: int
     epochs: int
@@ -41,7 +42,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Found:
-    """What a stage searched, and its trials, the best first."""
+    """The ranges that a stage searched, and its trials, with the best first."""
 
     ranges: dict[str, Range]
     trials: list[optuna.trial.FrozenTrial]
@@ -49,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Result:
-    """The stages, and the accuracy of the best of the last one on the test."""
+    """The stages, and the test accuracy of the last stage's best network."""
 
     stages: list[Found]
     accuracy: float
@@ -69,7 +70,7 @@ def search(
             study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed + i))
             for _ in range(stage.trials):
                 trial = study.ask()
-                # 10 ** uniform(-6, 1) for the range (1e-6, 10): all powers of ten are equally likely.
+                # log=True draws 10 ** uniform(-6, 1) from (1e-6, 10): all powers of ten are equally likely.
                 values = {name: trial.suggest_float(name, *ends, log=True) for name, ends in ranges.items()}
                 study.tell(trial, objective(values, stage))
                 bar.update()
@@ -81,7 +82,7 @@ def search(
 
 
 def refined(found: Found) -> dict[str, Range]:
-    """Narrower ranges, around the best eighth of the trials; moved ones where the best lies at the edge."""
+    """Narrow each range to the best eighth of the trials; move a range if the best trial is at its edge."""
     best = found.trials[: max(1, len(found.trials) // 8)]
     ranges = {}
     for name, ends in found.ranges.items():
@@ -99,7 +100,7 @@ def refined(found: Found) -> dict[str, Range]:
 
 
 def table(stage: Stage, found: Found) -> str:
-    """What was searched, and the best trials."""
+    """Format the ranges that a stage searched, and its best trials."""
     ranges = ", ".join(f"{name} {low:.1e} to {high:.1e}" for name, (low, high) in found.ranges.items())
     lines = [f"{stage.trials} trials of {stage.epochs} epochs on {stage.examples} examples: {ranges}"]
     lines.append(" trial  accuracy" + "".join(f"{name:>10}" for name in found.ranges))
@@ -110,7 +111,7 @@ def table(stage: Stage, found: Found) -> str:
 
 
 def train(data: Digits, values: Values, stage: Stage) -> Network:
-    """Train a network; all start alike and see the same batches."""
+    """Train a network; all networks start from the same weights and see the same batches."""
     rng = np.random.default_rng(0)
     x, y = data.train.x[: stage.examples], data.train.y[: stage.examples]
     epochs = [digits_data.batches(rng, len(y), 32) for _ in range(stage.epochs)]
@@ -123,7 +124,7 @@ def train(data: Digits, values: Values, stage: Stage) -> Network:
 
 
 def main(*, quick: bool, output: Path) -> Result:
-    """Search, print a table of each stage, test the best network, draw all trials."""
+    """Search, print a table of each stage, test the best network, and draw all trials."""
     data = digits_data.load()
     count = len(data.train.y)
     stages = (Stage(40, 3, 320), Stage(20, 10, count), Stage(10, 30, count))
@@ -131,7 +132,7 @@ def main(*, quick: bool, output: Path) -> Result:
         stages = (Stage(16, 2, 320), Stage(6, 2, count), Stage(3, 4, count))
 
     def accuracy(values: Values, stage: Stage) -> float:
-        with np.errstate(all="ignore"):  # a rate too high gives infinities, and the accuracy of chance
+        with np.errstate(all="ignore"):  # too high a rate gives infinities, and chance accuracy
             return train(data, values, stage).accuracy(*data.validation)
 
     found = search(accuracy, {"lr": (1e-6, 10), "l2": (1e-6, 10)}, stages)
@@ -143,7 +144,7 @@ def main(*, quick: bool, output: Path) -> Result:
 
 
 def draw(result: Result, output: Path) -> None:
-    """Draw the trials of each stage, and in it the ranges of the next one."""
+    """Draw the trials of each stage, with the ranges of the next stage."""
     count = len(result.stages)
     figure, panels = plt.subplots(
         1, count, sharex=True, sharey=True, figsize=(4 * count, 4), layout="constrained"

@@ -1,4 +1,4 @@
-"""What the distributed examples share: a small model, its data, and the same training in one process."""
+"""Parts of all distributed examples: a small model, its data, and the same training in one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 import fusedstep.torch as ft
 
 STEPS = 50
-BATCH = 32  # the rows of a batch, over all ranks
+BATCH = 32  # the rows of a batch, of all ranks together
 LR = 1e-2
 
 
@@ -23,14 +23,14 @@ def new_model() -> nn.Sequential:
 
 
 def batch(step: int, rank: int = 0, ranks: int = 1) -> tuple[Tensor, Tensor]:
-    """Return a rank's rows of a step's batch: points, and the region of space each of them lies in."""
+    """Return a rank's rows of a step's batch: points, and the region of space in which each lies."""
     x = torch.randn(BATCH, 20, generator=torch.Generator().manual_seed(step))
     y = x[:, :10].argmax(dim=1)
     return x.chunk(ranks)[rank], y.chunk(ranks)[rank]
 
 
 def loss_of(model: nn.Module, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
-    """Return the mean loss over the rank's rows; all have as many, so the mean over ranks is the batch's."""
+    """Return the mean loss over the rank's rows; ranks have equally many, so their mean is the batch's."""
     x, y = batch(step, rank, ranks)
     return cross_entropy(model(x), y)
 
@@ -62,7 +62,7 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def out_argument(description: str | None) -> Path | None:
-    """Return where the command line says to save the weights."""
+    """Return the file in which the command line says to save the weights."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

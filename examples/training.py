@@ -1,4 +1,4 @@
-"""Training on few examples: picking them, mini-batches without end, the steps, and the figure."""
+"""Training on few examples: choosing them, endless mini-batches, the steps, and the figure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from network import Network
 
 
 def pick(rng: np.random.Generator, examples: Examples, each: int) -> tuple[Examples, Examples]:
-    """Random examples, `each` of every class, and those that are left."""
+    """Pick random examples, `each` of every class; return them and the rest."""
     x, y = examples
     picked = np.concatenate([rng.permutation(np.flatnonzero(y == label))[:each] for label in np.unique(y)])
     return Examples(x[picked], y[picked]), Examples(np.delete(x, picked, axis=0), np.delete(y, picked))
 
 
 def batches(rng: np.random.Generator, examples: Examples, size: int = 32) -> Iterator[Examples]:
-    """Random mini-batches of `size` examples, or of all where they are fewer, without end."""
+    """Yield random mini-batches of `size` examples, or of all if there are fewer, without end."""
     x, y = examples
     while True:
         batch = rng.choice(len(y), min(size, len(y)), replace=False)
@@ -34,7 +34,7 @@ def batches(rng: np.random.Generator, examples: Examples, size: int = 32) -> Ite
 
 
 def train(net: Network, batches: Iterator[Examples], steps: int, lr: float = 3e-3) -> None:
-    """Steps of AdamW, with L2 on the weights alone, and a learning rate that falls to nothing."""
+    """Train with AdamW, L2 on the weights alone, and a learning rate that falls to 0."""
     groups = [{"params": net.weights, "l2": 1e-4}, {"params": net.others}]
     opt = fs.AdamW(groups, lr=schedules.Cosine(lr, steps=steps))
     for x, y in islice(batches, steps):
@@ -43,7 +43,7 @@ def train(net: Network, batches: Iterator[Examples], steps: int, lr: float = 3e-
 
 @contextmanager
 def figure_of_seeds(output: Path, title: str, seeds: Array) -> Iterator[Axes]:
-    """Axes to draw the accuracies of each seed in; then they are saved."""
+    """Give axes in which to draw the accuracies of each seed, then save the figure."""
     figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
     yield axes
     axes.set(xlabel="seed", ylabel="accuracy on the test", xticks=seeds, title=title)
@@ -55,5 +55,5 @@ def figure_of_seeds(output: Path, title: str, seeds: Array) -> Iterator[Axes]:
 
 
 def summary(gain: Array) -> str:
-    """Mean and standard deviation of differences of accuracies."""
+    """Format the mean and the standard deviation of differences of accuracies."""
     return f"{100 * gain.mean():+.1f} ± {100 * gain.std(ddof=1):.1f} points"

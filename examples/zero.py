@@ -2,11 +2,11 @@
 
     torchrun --nproc-per-node 2 examples/zero.py
 
-ZeroRedundancyOptimizer gives every rank some of the parameters to step, with an optimizer of the given class,
-and then sends each parameter from its rank to the others. So no rank holds the whole state, and the weights
-are those of plain DistributedDataParallel to the bit.
+ZeroRedundancyOptimizer has every rank step some of the parameters with an optimizer of the given class, and
+then sends each parameter from its rank to the others. So no rank holds the whole state, and the weights are
+bit for bit those of plain DistributedDataParallel.
 
-An optimizer on one rank sees that rank's parameters only, so ``clip_norm=`` would clip by the norm of these.
+An optimizer on one rank sees only that rank's parameters, so ``clip_norm=`` would clip by their norm.
 To clip by the norm of all gradients here, call ``torch.nn.utils.clip_grad_norm_`` before the step.
 """
 

@@ -21,7 +21,7 @@ class Fields {
 
   std::size_t size() const { return names_.size(); }
 
-  /// Puts each value in its field's place. Fields named in `more` get their values later. Throws
+  /// Puts each value in its field's place. `more` names the fields whose values come from elsewhere. Throws
   /// std::invalid_argument for a name that is no field or is in `more` too, and, unless `partial`, for a
   /// field without a value.
   void place(const py::dict& values, const std::optional<py::dict>& more, bool partial, double* to) const;

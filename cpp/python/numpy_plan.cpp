@@ -63,15 +63,18 @@ std::vector<std::size_t> NumpyPlan::pin(const py::list& gradients, bool zero_gra
   std::vector<std::size_t> odd;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const py::handle g = PyList_GET_ITEM(gradients.ptr(), static_cast<py::ssize_t>(i));
-    plan_.tensors()[i].stepped = !g.is_none();
-    if (!g.is_none() && !take(g, i, zero_gradients)) odd.push_back(i);
+    bool& stepped = plan_.tensors()[i].stepped;
+    stepped = !g.is_none() && take(g, i, zero_gradients);
+    if (!g.is_none() && !stepped) odd.push_back(i);
   }
   for (const auto& [position, table] : tables_) {
     const Run values = table->values();
     if (plan_.touches(values) || tables_may_touch(values)) odd.push_back(position);
   }
-  if (zero_gradients && odd.empty()) odd = overlapping_gradients();
+  if (zero_gradients)
+    for (const std::size_t i : overlapping_gradients()) odd.push_back(i);
   std::sort(odd.begin(), odd.end());
+  odd.erase(std::unique(odd.begin(), odd.end()), odd.end());
   pinned_ = odd.empty();
   return odd;
 }

@@ -14,7 +14,7 @@
 namespace fusedstep {
 namespace {
 
-/// Elements in a cache line of the narrowest format, twice.
+/// Twice the number of elements in a cache line of the narrowest format.
 constexpr std::size_t grain = 64;
 
 void check(const std::vector<Sweeps>& kernels) {
@@ -29,7 +29,7 @@ void check(const std::vector<Sweeps>& kernels) {
   }
 }
 
-/// The most that a kernel has; a step has one in any case.
+/// The most sweeps that a kernel has, but at least one, since each step has one.
 std::size_t most_sweeps(const std::vector<Sweeps>& kernels) {
   std::size_t most = 1;
   for (const Sweeps& sweeps : kernels) most = std::max(most, sweeps.size());
@@ -117,7 +117,7 @@ std::vector<Sums> Plan::measure(std::size_t sweep, const std::vector<Coefficient
 
 void Plan::measure_tensors(const std::vector<Pass>& passes, std::vector<Sums>& found) const {
   struct Block {
-    std::size_t tensor, place, begin;  // the place of its sums among those of the group
+    std::size_t tensor, place, begin;  // place: that of the tensor's sums in the group's
   };
   std::vector<Block> blocks;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {

@@ -1,4 +1,4 @@
-// What a step needs to know and can know before: where the tensors are, and which tiles they make.
+// What a step needs and can know in advance: where the tensors are, and which tiles they make.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 namespace fusedstep {
 
-/// A kernel as a step goes through it: the index in the table of each of its sweeps. Most have one; two have
-/// those whose direction is made of the whole matrix in between.
+/// A kernel as a list of its sweeps: the index of each in the table. Most kernels have one sweep; those whose
+/// direction is computed from the whole matrix have two, one before that and one after it.
 using Sweeps = std::vector<std::size_t>;
 
 /// A parameter and what belongs to it. The gradient changes from step to step.
@@ -25,54 +25,54 @@ struct Tensor : Operands {
   bool stepped = false;  // whether it has a gradient
 };
 
-/// A table of which a step touches some rows: a group by itself.
+/// A table of which a step touches some rows; it is a group by itself.
 struct TableStep {
-  std::size_t before;  // its gradient counts in the norm before that of this tensor, which has none itself
+  std::size_t before;  // the norm counts its gradient before that of this tensor, which has none itself
   std::size_t group;
-  std::size_t kernel;  // its index; there is one sweep
+  std::size_t kernel;  // the index of the kernel's only sweep
   const TableRows* rows;
 };
 
-/// The sums that a group's step depends on, over each of its tensors or each touched row of its table.
+/// The sums that a group's step depends on, over each of its tensors or over each touched row of its table.
 struct Sums {
   std::vector<std::size_t> items;  // the tensors that have a gradient, or 0, 1... for rows; none without sums
-  std::vector<double> values;      // of one item after those of the other
+  std::vector<double> values;      // one item's sums after the other's
 };
 
-/// Groups of tensors, of which each has a kernel and coefficients, and at a step tables too. In a plan of
-/// kernels with one sweep and kernels with two, the former take part in the second sweep alone: all end
-/// together.
+/// The groups of tensors, each with a kernel and coefficients, and the tables of a step. If some kernels have
+/// one sweep and others two, the former take part in the second sweep only, so that all end together.
 class Plan {
  public:
-  /// `kernels` has a kernel for each group; `average` is the index of the rule that keeps the averages.
-  /// Throws std::invalid_argument where the sweeps of a kernel do not take the same slots.
+  /// `kernels` has a kernel for each group; `average` is the index of the rule that updates the averages.
+  /// Throws std::invalid_argument if the sweeps of a kernel do not take the same number of slots.
   Plan(std::vector<Sweeps> kernels, std::size_t average, std::vector<Tensor> tensors);
 
-  /// Takes the tables of the next step, instead of those before. One may have a group of its own after those
-  /// of the tensors, or one of these that has no other tensor with a gradient.
+  /// Takes the tables of the next step, which replace those of the last step. A table may have a group of its
+  /// own after those of the tensors, or a group of tensors none of which has a gradient.
   void take(std::vector<TableStep> tables);
 
   std::size_t sweeps() const { return sweeps_; }
   std::size_t groups() const { return kernels_.size(); }
 
-  /// A group's kernel in a sweep; null where it has no such sweep.
+  /// A group's kernel in a sweep; null if the group does not have the sweep.
   const Kernel* kernel(std::size_t group, std::size_t sweep) const;
   const Kernel& average_kernel() const;
 
-  /// How many items each group steps: tensors that have a gradient, or rows of a table.
+  /// The number of items that each group steps: tensors that have a gradient, or touched rows of a table.
   std::vector<std::size_t> items() const;
 
-  /// The sums of each group that has this sweep. Of each block of Tiles::size elements of a tensor or row,
-  /// element i goes to lane i mod lanes; lanes are added by halves, blocks one after the other; all in
-  /// double.
+  /// The sums of each group that has this sweep. In each block of Tiles::size elements of a tensor or row,
+  /// element i goes to lane i mod lanes; the lanes are added by halves, the blocks one after the other; all
+  /// in double.
   std::vector<Sums> measure(std::size_t sweep, const std::vector<Coefficients>& by_group) const;
 
-  /// Does a sweep over every tensor that has a gradient and has this sweep; in the last one it brings the
-  /// averages up to date, steps the tables' rows, and sets the gradients of tensors to 0 if so asked.
+  /// Runs a sweep over every tensor that has a gradient and whose kernel has this sweep. The last sweep also
+  /// updates the averages, steps the tables' rows, and, if `zero_gradients`, sets the gradients of tensors to
+  /// 0.
   void run(std::size_t sweep, const std::vector<Coefficients>& by_group, bool zero_gradients);
 
-  /// The gradients in the order of tensors, a table's rows in its place; without elements where there is
-  /// none.
+  /// The gradients in the order of the tensors, with a table's rows at its place. A tensor without a gradient
+  /// has a run without elements.
   std::vector<Run> gradients() const;
 
   std::vector<Tensor>& tensors() { return tensors_; }
@@ -80,14 +80,14 @@ class Plan {
   const std::vector<TableStep>& tables() const { return tables_; }
   const std::vector<Sweeps>& kernels() const { return kernels_; }
 
-  /// Whether a run of memory touches a tensor or its state.
+  /// Whether a run of memory overlaps a parameter, its state or its average.
   bool touches(const Run& run) const { return memory_.touches(run.array.data, run.bytes()); }
 
-  /// Two tensors, or one twice, whose parameters and state share memory, if there are such.
+  /// Two tensors whose parameters or state share memory, or one tensor twice; nothing if there are none.
   std::optional<std::pair<std::size_t, std::size_t>> overlap() const { return memory_.overlap(); }
 
  private:
-  /// What a sweep does to a tensor; without a kernel, nothing.
+  /// What a sweep does to a tensor: nothing if there is no kernel.
   struct Pass {
     const Kernel* kernel = nullptr;
     const double *coefficients = nullptr, *average = nullptr;
@@ -103,8 +103,8 @@ class Plan {
   std::vector<Tensor> tensors_;
   std::vector<TableStep> tables_;
   std::size_t sweeps_;
-  std::vector<Tiles> tiles_;  // of each sweep: made of the tensors that it was over the last time
-  Intervals memory_;          // what a step writes but for gradients
+  std::vector<Tiles> tiles_;  // of each sweep, over the tensors that it stepped the last time
+  Intervals memory_;          // all that a step writes except gradients
 };
 
 }  // namespace fusedstep

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "control": {"arrays", "engine", "extras", "formula", "gradients", "improvement", "stateful", "weights"},
     "curvature": {"arrays", "engine", "extras", "formula", "weights"},
     "torch": {"_core", "arrays", "backends", "engine", "formula", "update_rules"},
-    "demo": {"", "extras"},
+    "demo": {"", "extras", "schedules"},
     "__main__": {"engine", "runtime", "update_rules"},
     "": {
         *("arrays", "averaging", "control", "curvature", "engine"),

@@ -1,4 +1,4 @@
-"""Which arrays can be parameters and gradients, and how they lie in memory."""
+"""Checks of arrays that are to be parameters or gradients, and their layout in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LINE = 64
 
 
 def check_array(label: str, array: Any) -> Array:
-    """`array`; an error unless it is a NumPy array without a mask."""
+    """Return `array`; raise TypeError unless it is a NumPy array without a mask."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{label} must be a NumPy array, not {type(array).__name__}")
     return array
 
 
 def check_parameter(name: Hashable, p: Any) -> None:
-    """An error unless `p` can be updated in place."""
+    """Raise TypeError or ValueError unless `p` can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, p)
     check_number(label, p)
@@ -38,7 +38,7 @@ def check_parameter(name: Hashable, p: Any) -> None:
 
 
 def check_number(label: str, array: Array) -> None:
-    """An error unless the kernels know the numbers of `array`."""
+    """Raise TypeError unless the kernels know the dtype of `array`."""
     if not is_number(array.dtype):
         raise TypeError(
             f"{label} has dtype {array.dtype}; it must be {', '.join(NAMES)} in native byte order"
@@ -46,20 +46,20 @@ def check_number(label: str, array: Array) -> None:
 
 
 def check_writeable(name: Hashable, p: Array) -> None:
-    """An error if `p` is, or has become, read-only."""
+    """Raise ValueError if `p` is read-only."""
     if not p.flags.writeable:
         raise ValueError(f"parameter {name!r} is read-only")
 
 
 def check_arrays(label: str, saved: Any, arrays: Mapping[Any, Array]) -> None:
-    """An error unless `saved` has arrays of the same names, shapes and dtypes."""
+    """Raise an error unless `saved` has arrays of the same names, shapes and dtypes as `arrays`."""
     same(label, saved, arrays)
     for name, array in arrays.items():
         check_like(f"{label} {name!r}", saved[name], array)
 
 
 def check_like(label: str, saved: Any, array: Array) -> None:
-    """An error unless `saved` is an array of the same shape and dtype."""
+    """Raise TypeError or ValueError unless `saved` is an array of the shape and dtype of `array`."""
     value = check_array(label, saved)
     if value.shape != array.shape:
         raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
@@ -68,7 +68,7 @@ def check_like(label: str, saved: Any, array: Array) -> None:
 
 
 class Memory:
-    """Labelled arrays, found by the memory that they lie in."""
+    """Labelled arrays that can be searched by the memory that they occupy."""
 
     def __init__(self, arrays: Iterable[tuple[str, Array]]) -> None:
         entries = sorted(
@@ -79,7 +79,7 @@ class Memory:
         self._arrays = [(label, array) for _, _, label, array in entries]
 
     def sharing(self, a: Array) -> list[str]:
-        """The labels of the arrays that share an element with `a`, or may and it is too hard to tell."""
+        """The labels of the arrays that share an element with `a`, or where that is too hard to decide."""
         if not a.size:
             return []
         start, end = _bounds(a)
@@ -94,7 +94,7 @@ class Memory:
 
 
 def check_disjoint(parameters: Iterable[tuple[str, Array]]) -> None:
-    """An error if two parameters share memory."""
+    """Raise ValueError if two parameters share memory."""
     parameters = list(parameters)
     memory = Memory(parameters)
     for label, p in parameters:
@@ -111,9 +111,9 @@ def _share(a: Array, b: Array) -> bool:
 
 
 def flat(a: Array, like: Array) -> Array:
-    """`a` in one dimension, in the order in which the elements of `like` lie in memory.
+    """Return `a` in one dimension, in the order in which the elements of `like` lie in memory.
 
-    A plain array: a subclass's own arithmetic has no say in a step.
+    The result is a plain array, so that a step never uses a subclass's own arithmetic.
     """
     return a.view(np.ndarray).transpose(_memory_order(like)).reshape(-1)
 
@@ -124,14 +124,14 @@ def is_dense(a: Array) -> bool:
 
 
 def dense(p: Array) -> Array:
-    """`p` itself if it is dense, else a new array."""
+    """Return `p` itself if it is dense, else a new dense array like it."""
     return p if is_dense(p) else np.empty(p.shape, p.dtype)
 
 
 def zeros_like(a: Array, dtype: DType) -> Array:
-    """Zeros that lie in memory as the dense array `a`; like numpy.zeros, they take none until written.
+    """Zeros in the memory order of the dense array `a`; like numpy.zeros, they take no memory until written.
 
-    They begin where a cache line does, so that rows of whole lines are no more than that.
+    They begin at the start of a cache line, so that rows of a whole number of lines share no line.
     """
     order, size = _memory_order(a), a.size * dtype.itemsize
     room = np.zeros(size + LINE, np.uint8)
@@ -147,7 +147,7 @@ def set_to_zero(arrays: Iterable[Array]) -> None:
 
 
 def matches(p: Array, g: Array) -> bool:
-    """Whether `g` lies in memory element by element as the dense parameter `p`."""
+    """Whether `g` is aligned and its elements lie in the same order as those of the dense parameter `p`."""
     strides = zip(p.shape, p.strides, g.strides, strict=True)
     return g.flags.aligned and (
         g.size == 0 or all(length == 1 or a * g.itemsize == b * p.itemsize for length, a, b in strides)
@@ -155,7 +155,7 @@ def matches(p: Array, g: Array) -> bool:
 
 
 def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    """Whether a stride is shorter than what the axes within it span."""
+    """Whether elements share memory: some stride is shorter than the span of the axes within it."""
     if 0 in shape:
         return False
     span = itemsize
@@ -179,5 +179,5 @@ def _bounds(a: Array) -> tuple[int, int]:
 
 
 def _memory_order(a: Array) -> list[int]:
-    """The axes of `a`, the one of the longest stride first."""
+    """The axes of `a`, the one with the longest stride first."""
     return sorted(range(a.ndim), key=lambda axis: (-abs(a.strides[axis]), -a.shape[axis]))

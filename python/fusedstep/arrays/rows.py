@@ -19,8 +19,9 @@ class Rows:
     in any order; a row may be named more than once. values: the gradients of these rows, an array of shape
     ``(len(indices), *p.shape[1:])``, in a dtype that a dense gradient may have.
 
-    ``opt.step({"users": fs.Rows(ids, g), "w": dense})`` moves those rows of ``users`` alone, and their state:
-    no momentum carries the others on, nothing decays. See `Optimizer.step` for the rules that can do this.
+    ``opt.step({"users": fs.Rows(ids, g), "w": dense})`` moves only those rows of ``users`` and their state:
+    the other rows neither move on by momentum nor decay. `Optimizer.step_rows` lists the rules that can do
+    this.
     """
 
     indices: Any
@@ -28,9 +29,9 @@ class Rows:
 
 
 def summed(indices: Array, values: Array) -> tuple[Array, Array]:
-    """The rows that are named, ascending, each once, and their gradients.
+    """Return the distinct row numbers, in ascending order, and the gradient of each row.
 
-    Those of equal rows are summed, in order, in the type that a step computes in.
+    Gradients of the same row are summed in the given order, in the type in which a step computes.
     """
     rows, first, place = np.unique(indices, return_index=True, return_inverse=True)
     wide = values.astype(arithmetic(values.dtype))
@@ -42,7 +43,7 @@ def summed(indices: Array, values: Array) -> tuple[Array, Array]:
 
 
 def row_indices(label: str, rows: Any, count: int | None = None) -> Array:
-    """`rows` as int64; an error unless they are integers from 0, to `count` - 1 if that is known."""
+    """Return `rows` as int64; raise an error unless they are integers from 0 on, below `count` if given."""
     if isinstance(rows, list | tuple | range):
         if any(isinstance(row, bool | np.bool_) for row in rows):
             raise TypeError(f"{label} must be integers, got True or False")
@@ -55,7 +56,8 @@ def row_indices(label: str, rows: Any, count: int | None = None) -> Array:
         raise TypeError(f"{label} must be integers, got {found.dtype}")
     if found.ndim != 1:
         raise ValueError(f"{label} must have one axis, got shape {found.shape}")
+    wanted = "0 or more" if count is None else f"from 0 to {count - 1}"
     for extreme in (found.min(), found.max()) if found.size else ():
         if extreme < 0 or (count is not None and extreme >= count):
-            raise ValueError(f"{label} must be from 0 to {'' if count is None else count - 1}, got {extreme}")
+            raise ValueError(f"{label} must be {wanted}, got {extreme}")
     return np.ascontiguousarray(found, np.int64)

@@ -1,4 +1,4 @@
-"""What numbers are kept as and computed in. The counterpart of cpp/storage.hpp."""
+"""The types in which numbers are stored and computed. The counterpart of cpp/kernels/storage.hpp."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ NAMES = ("float32", "float64", "bfloat16", "float16")
 """bfloat16 is the type of the package ml_dtypes; NumPy has none."""
 
 
-@lru_cache  # NumPy makes a dtype's name anew each time
+@lru_cache  # NumPy builds the name of a dtype anew each time
 def is_number(dtype: DType) -> bool:
-    """Whether the kernels know these numbers."""
+    """Whether the kernels know numbers of this type."""
     return dtype.isnative and dtype.name in NAMES
 
 
 @lru_cache
 def arithmetic(dtype: DType) -> DType:
-    """The type that a step computes in: float64 for float64, float32 for all else."""
+    """The type in which a step computes: float64 for float64, float32 for all others."""
     return np.dtype(np.float64 if dtype.name == "float64" else np.float32)
 
 
 def mix(a: DType, b: DType) -> bool:
-    """Whether arrays of these types go together in a step: float64 goes with nothing else."""
+    """Whether a step can combine arrays of these types: float64 goes only with float64."""
     return arithmetic(a) == arithmetic(b)
 
 
 def number_type(label: str, given: npt.DTypeLike | None) -> DType | None:
-    """The dtype that an argument asks for; None where each parameter's own is meant."""
+    """The dtype that an argument asks for; None stands for each parameter's own."""
     if given is None:
         return None
     if isinstance(given, str) and given == "bfloat16":
-        import_module("ml_dtypes")  # an extra; from then on NumPy knows the name
+        import_module("ml_dtypes")  # an optional package; its import tells NumPy the name
     try:
         dtype: DType = np.dtype(given)
     except TypeError:

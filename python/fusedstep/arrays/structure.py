@@ -1,4 +1,4 @@
-"""The structures that parameters and gradients come in."""
+"""The containers in which parameters and gradients are given."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .rows import Rows
 Tree: TypeAlias = np.ndarray[Any, Any] | Rows | Iterable[Any] | Mapping[Any, Any]
 Params: TypeAlias = Tree
 """An array, a sequence of arrays, a mapping of names to arrays, or a list of groups: mappings with
-``"params"`` in any of these forms, and the hyperparameters that differ from the others'."""
+``"params"`` in any of these forms, and the hyperparameters that differ for that group."""
 
-# Kept in tuples: making a union takes longer than asking for it.
+# Tuples, because building a union of types takes longer than the isinstance check that uses it.
 NO_SERIES = (Mapping, AbstractSet, np.ndarray, str, bytes)
 ARRAYS = (np.ndarray, np.generic, Rows)
 KINDS = {np.ndarray: "an array", Sequence: "a sequence", Mapping: "a mapping"}
@@ -24,7 +24,7 @@ KINDS = {np.ndarray: "an array", Sequence: "a sequence", Mapping: "a mapping"}
 
 @dataclass(frozen=True)
 class Structure:
-    """One level: `kind` is the type of container, `names` are its keys or positions."""
+    """One level of a structure: `kind` is the type of container, `names` are its keys or positions."""
 
     kind: type
     names: tuple[Hashable, ...]
@@ -32,7 +32,7 @@ class Structure:
 
     @classmethod
     def of(cls, tree: Any, start: int = 0) -> tuple[Structure, list[Any]]:
-        """The structure of `tree`, its positions counted from `start`, and its leaves."""
+        """Return the structure of `tree`, with positions counted from `start`, and the leaves of `tree`."""
         if isinstance(tree, Mapping):
             return cls(Mapping, tuple(tree)), list(tree.values())
         if isinstance(tree, np.ndarray):
@@ -48,7 +48,7 @@ class Structure:
         return is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
 
     def leaves(self, tree: Any) -> list[Any]:
-        """The leaves of `tree` in this structure's order; an error if it differs from this structure."""
+        """Return the leaves of `tree` in this structure's order; raise an error if its structure differs."""
         if not self.fits(tree):
             raise TypeError(
                 f"gradients must be {KINDS[self.kind]}, like the parameters, not {type(tree).__name__}"
@@ -71,15 +71,15 @@ class Structure:
         return tree if self.kind is Sequence else [tree[name] for name in self.names]
 
     def tree(self, leaves: list[Any]) -> Any:
-        """The leaves as a mapping by name; an only array's leaf alone."""
+        """Return the leaves as a mapping by name, or just the leaf if the structure is one array."""
         return leaves[0] if self.kind is np.ndarray else dict(zip(self.names, leaves, strict=True))
 
 
 class Groups:
-    """The structure of all parameters: names over all groups, and how gradients may be given for them."""
+    """The structure of all parameters: their names over all groups, and the forms that gradients may have."""
 
     def __init__(self, params: Any) -> None:
-        """Read `params` into `options`, `trees`, `groups` and `leaves`, an item a group, and all `names`."""
+        """Read `params` into `options`, `trees`, `groups`, `leaves` (an item for each group) and `names`."""
         params = listed(params)
         self._grouped = isinstance(params, list) and any(_is_group(item) for item in params)
         groups = params if self._grouped else [{"params": params}]
@@ -112,11 +112,11 @@ class Groups:
 
     @property
     def parameters(self) -> list[Any]:
-        """Those of all groups, in the order of `names`."""
+        """The parameters of all groups, in the order of `names`."""
         return [leaf for leaves in self.leaves for leaf in leaves]
 
     def gradients(self, grads: Any) -> list[Any]:
-        """The gradients in the order of `names`, given over all parameters at once or one tree a group."""
+        """Return the gradients in the order of `names`; `grads` is one tree over all or one a group."""
         if self._grouped and isinstance(grads, list | tuple) and len(grads) == len(self.groups):
             trees = [tree["params"] if _is_group(tree) and len(tree) == 1 else tree for tree in grads]
             pairs = list(zip(self.groups, trees, strict=True))
@@ -130,17 +130,17 @@ class Groups:
         return self._flat.leaves(grads)
 
     def tree(self, leaves: list[Any]) -> Any:
-        """One leaf for each parameter, keyed as the parameters are."""
+        """Return the leaves, one for each parameter, keyed like the parameters."""
         return self._flat.tree(leaves)
 
 
 def is_series(tree: Any) -> bool:
-    """Whether `tree` is a list of leaves, or whatever else gives them in an order."""
+    """Whether `tree` is a list of leaves, or another iterable that gives them in order."""
     return isinstance(tree, Iterable) and not isinstance(tree, NO_SERIES)
 
 
 def listed(tree: Any) -> Any:
-    """`tree`, as a list if it is a series: an iterator gives its leaves only once."""
+    """Return `tree`, as a list if it is a series, because an iterator gives its leaves only once."""
     return list(tree) if is_series(tree) else tree
 
 

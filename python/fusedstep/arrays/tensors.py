@@ -22,8 +22,8 @@ from .memory import (
 from .storage import DType, mix
 
 Operands: TypeAlias = tuple[int, Array, list[Array], Array | None]
-"""What a plan takes of a tensor: its group, the parameter, its state, and the average of its weights if one
-is kept."""
+"""The data of a tensor that a plan takes: the number of its share, the parameter, its state, and the average
+of its weights if one is kept."""
 
 
 class Tensors:
@@ -39,7 +39,7 @@ class Tensors:
         parameters: Sequence[Any],
         make: Callable[[int, Array, Array], tuple[dict[str, Array], dict[str, Array]]],
     ) -> None:
-        """Take `parameters`, and for each the state and the room that ``make(i, p, dense_p)`` gives."""
+        """Check `parameters`, and have ``make(i, p, dense_p)`` make the state and the room of each."""
         for name, p in zip(names, parameters, strict=True):
             check_parameter(name, p)
         labels = [f"parameter {name!r}" for name in names]
@@ -65,10 +65,11 @@ class Tensors:
         )
 
     def conform(self, i: int, gradient: Any, will_be_zeroed: bool) -> Array:
-        """The gradient of parameter `i` as the kernels read it: itself, or copied into the parameter's order.
+        """Return the gradient of parameter `i`, or a copy in the parameter's memory order, for the kernels.
 
-        One that will be zeroed is always copied, so that the kernels' zeros are in nobody's way. An error if
-        it is no gradient of the parameter, or shares memory with something that the step writes.
+        A gradient that will be zeroed is always copied, so that the kernels' zeros do not reach another
+        gradient in the same memory. Raise TypeError or ValueError if the gradient does not fit the parameter,
+        or shares memory with an array that the step writes.
         """
         label, p = f"gradient {self.names[i]!r}", self.dense[i]
         check_writeable(self.names[i], p)
@@ -84,7 +85,7 @@ class Tensors:
         return copy
 
     def strided(self, gradients: Sequence[Array | None]) -> list[tuple[Array, Array]]:
-        """The strided parameters that a step moves, with their stand-ins; checked like dense ones."""
+        """Check the strided parameters that a step moves like dense ones; return each with its stand-in."""
         if not self._strided:
             return []
         for name, g in zip(self.names, gradients, strict=True):
@@ -96,13 +97,13 @@ class Tensors:
         return [(self._strided[i].view(np.ndarray), self.dense[i]) for i in moving]
 
     def views(self) -> list[Mapping[str, Array]]:
-        """For each parameter its state arrays by slot, as views for the user."""
+        """Return for each parameter views of its state arrays by slot, for the user."""
         return [
             MappingProxyType({slot: array.view() for slot, array in slots.items()}) for slots in self.slots
         ]
 
     def state(self) -> Iterator[tuple[Hashable, str, Array]]:
-        """Every state array, with its parameter's name and its slot."""
+        """Yield every state array, with its parameter's name and its slot."""
         for name, slots in zip(self.names, self.slots, strict=True):
             for slot, array in slots.items():
                 yield name, slot, array
@@ -111,7 +112,7 @@ class Tensors:
 def check_gradient(
     label: str, gradient: Any, of: str, shape: tuple[int, ...], dtype: DType, written: Memory
 ) -> Array:
-    """`gradient`; an error unless it fits what it is `of`, and lies apart from what is written."""
+    """Return `gradient`; raise an error unless it fits `shape` and `dtype` and shares no `written` memory."""
     g = check_array(label, gradient)
     if g.shape != shape:
         raise ValueError(f"{label} has shape {g.shape}, {of} {shape}")

@@ -1,4 +1,4 @@
-"""What runs a step: the compiled kernels, or each rule's formula in NumPy; both give the same bits."""
+"""The backends of a step: compiled kernels, or each rule's formula in NumPy; both give the same bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Table: TypeAlias = native.Table | reference.Table
 
 
 class Backend(NamedTuple):
-    """The classes of a backend: the plan of all tensors, and a table of which rows are stepped."""
+    """The classes of a backend: a plan steps whole tensors, and a table steps some rows of one parameter."""
 
     plan: type[Plan]
     table: type[Table]

@@ -1,4 +1,4 @@
-"""The native backend: the compiled kernels, by their names."""
+"""The native backend, which runs the compiled kernels by their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARITHMETIC = Arithmetic(_core.square_sums, _core.multiply)
 
 
 class Table(_core.NumpyTable):
-    """An array of which some rows are stepped, made from the kernel of a row."""
+    """The compiled table, an array of which some rows are stepped; made from the kernel of a row."""
 
     def __init__(
         self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
@@ -34,5 +34,5 @@ class Plan(_core.NumpyPlan):
     def pin_rows(
         self, gradients: list[Any], zero_gradients: bool, tables: Sequence[tuple[int, Any]]
     ) -> list[int]:
-        """As `pin`, where tables have taken the gradients of some positions, which are None in the list."""
+        """Do as `pin` does; tables have taken the gradients of some positions, where the list has None."""
         return self.pin(gradients, zero_gradients, [(i, table.kernel.name, table) for i, table in tables])

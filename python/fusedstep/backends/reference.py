@@ -1,4 +1,4 @@
-"""The NumPy backend: each rule's own formula, tensor by tensor. The native one must equal it."""
+"""The NumPy backend: each rule's formula, tensor by tensor. The native one must give the same bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .sums import block_sum, multiply, norm, square_sums
 
 
 class Table:
-    """Some rows of an array, gathered and put back; the counterpart of cpp/step/table_rows.hpp."""
+    """Some rows of an array, gathered, stepped and put back. The counterpart of cpp/step/table_rows.hpp."""
 
     def __init__(
         self, kernel: Kernel, p: Array, state: Sequence[Array], mean: Array | None, others: Sequence[Array]
@@ -34,9 +34,9 @@ class Table:
         self._width = math.prod(p.shape[1:])
 
     def take(self, indices: Any, values: Any) -> Array | None:
-        """Take the gradients of rows; return which rows these are, ascending, each once.
+        """Take the gradients of rows; return the distinct row numbers, in ascending order.
 
-        None if something is not usable as it is.
+        Return None if `indices` or `values` are not usable as they are.
         """
         if not self._are_plain(indices, values):
             return None
@@ -57,7 +57,7 @@ class Table:
         )
 
     def measure(self, coefficients: StepCoefficients) -> tuple[Sequence[int], Array]:
-        """Which of the rows are measured, and the sums over each of them."""
+        """Return which of the taken rows are measured, and the sums over each of them."""
         before, rule, *_ = coefficients
         measure = self.kernel.sweeps[-1].measure
         if measure is None:
@@ -69,7 +69,7 @@ class Table:
         return range(len(self._rows)), np.array(sums).T
 
     def run(self, coefficients: StepCoefficients) -> None:
-        """Do the step."""
+        """Step the taken rows."""
         if not len(self._rows):
             return
         before, rule, after, own = coefficients
@@ -98,7 +98,7 @@ class Plan:
     arithmetic: ClassVar = Arithmetic(square_sums, multiply)
 
     def __init__(self, kernels: Sequence[Kernel], tensors: Sequence[Operands]) -> None:
-        """Take the kernel of each group, and the tensors with their state."""
+        """Take the kernel of each share (here called a group), and the tensors with their state."""
         self.sweeps = max((len(kernel.sweeps) for kernel in kernels), default=1)
         self._kernels = kernels
         self._tensors = tensors
@@ -109,22 +109,24 @@ class Plan:
         )
 
     def pin(self, gradients: list[Any], zero_gradients: bool) -> list[int]:
-        """Take a step's gradients; return the positions of those not usable as they are.
+        """Take a step's gradients; return the positions of those that must be replaced by copies.
 
-        Those that shall be set to 0 are not: a step of this plan leaves gradients alone.
+        If the gradients are to be zeroed, all must be, because this plan never writes to gradients.
         """
-        return self.pin_rows(gradients, zero_gradients, [])
+        odd = self.pin_rows(gradients, zero_gradients, [])
+        return [i for i, g in enumerate(gradients) if g is not None] if zero_gradients else odd
 
     def pin_rows(
         self, gradients: list[Any], zero_gradients: bool, tables: Sequence[tuple[int, Any]]
     ) -> list[int]:
-        """The same where tables have taken the gradients of some positions, which are None in the list."""
+        """Take gradients or copies, and tables where `gradients` has None; return positions as `pin` does."""
+        del zero_gradients
         self._gradients = gradients
         self._tables = list(tables)
         odd = [
             i
             for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
-            if g is not None and (zero_gradients or not self._is_plain(p, g))
+            if g is not None and not self._is_plain(p, g)
         ]
         return odd + [i for i, table in tables if self._written.sharing(table.values)]
 
@@ -139,7 +141,7 @@ class Plan:
     def measure(
         self, sweep: int, coefficients: Sequence[StepCoefficients | None]
     ) -> list[tuple[Sequence[int], Array]]:
-        """For each group and then each table the positions that are measured, and the sums over each."""
+        """Return for each share, then each table, the positions that are measured, and the sums over each."""
         positions: list[list[int]] = [[] for _ in self._kernels]
         sums: list[list[list[float]]] = [[] for _ in self._kernels]
         with np.errstate(all="ignore"):
@@ -157,10 +159,10 @@ class Plan:
         return [*of_groups, *(table.measure(c) for table, c in self._of_tables(coefficients))]
 
     def run(self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool) -> None:
-        """Do a sweep, with the coefficients of each group and then of each table."""
+        """Do a sweep; the coefficients are those of each share and then of each table."""
         del zero_gradients
         gradients, tables = self._gradients, []
-        if sweep == self.sweeps - 1:  # tables have one sweep, and all is kept for this step alone
+        if sweep == self.sweeps - 1:  # the only one of tables; it ends the step
             tables = self._of_tables(coefficients)
             self._gradients, self._tables = [], []
         place = [0] * len(self._kernels)
@@ -181,7 +183,7 @@ class Plan:
                 table.run(of_table)
 
     def _sweep(self, group: int, sweep: int) -> Sweep | None:
-        """A group's sweep of this number, of which the last one is that of every kernel."""
+        """Return a share's sweep of this number, if any; the last number is every kernel's last sweep."""
         sweeps = self._kernels[group].sweeps
         skipped = self.sweeps - len(sweeps)
         return sweeps[sweep - skipped] if sweep >= skipped else None
@@ -213,7 +215,7 @@ def _given(coefficients: StepCoefficients | None) -> StepCoefficients:
 def _step(
     sweep: Sweep, prologue: dict[str, float], rule: dict[str, Any], p: Array, g: Array, state: list[Array]
 ) -> None:
-    """Prologue and rule; what is kept narrower than it is computed is rounded once, at the end."""
+    """Apply the prologue and the rule; arrays kept in a narrower type are rounded once, at the end."""
     wide_p, wide_g, *wide_state = _wide([p, g, *state])
     wide_p[...], wide_g = _prepared(prologue, wide_p, wide_g)
     sweep.update(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
@@ -223,12 +225,12 @@ def _step(
 
 
 def _wide(kept: list[Array]) -> list[Array]:
-    """Arrays in the type that a step computes in."""
+    """Return the arrays in the type in which a step computes."""
     return [array.astype(arithmetic(kept[0].dtype), copy=False) for array in kept]
 
 
 def _prepared(prologue: dict[str, float], p: Array, g: Array) -> tuple[Array, Array]:
-    """Parameter and gradient as the rule sees them."""
+    """Apply the prologue; return the parameter and the gradient that the rule takes."""
     c = Coefficients(prologue, p.dtype)
     g = clamp(c.scale * g, -c.clip, c.clip)
     if prologue["l2"] != 0 or prologue["l1"] != 0:

@@ -1,4 +1,4 @@
-"""Sums in one fixed order, that of cpp/step, so that threads and instruction sets never show."""
+"""Sums in the fixed order of cpp/step, so that they do not depend on threads or instruction sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def square_sums(x: Array) -> tuple[Array, Array]:
 
 
 def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
-    """Multiply the elements by numbers of rows and columns, whose product is at most `limit`."""
+    """Multiply each element by the product of its row's and its column's number, but at most by `limit`."""
     with np.errstate(all="ignore"):
         matrices = np.atleast_2d(x)
         *stack, m, n = matrices.shape
@@ -40,7 +40,7 @@ def multiply(x: Array, rows: Array, columns: Array, limit: float) -> None:
 
 
 def norm(runs: Sequence[Array]) -> tuple[float, bool]:
-    """The 2-norm of all elements, and whether all are finite; the order of cpp/step/reduce.hpp."""
+    """The 2-norm of all elements, and whether all are finite; summed in the order of cpp/step/reduce.hpp."""
     with np.errstate(all="ignore"):
         x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
         total, factor = block_sum(x * x), 1.0
@@ -51,7 +51,7 @@ def norm(runs: Sequence[Array]) -> tuple[float, bool]:
 
 
 def block_sum(x: Array) -> float:
-    """The sum of all: lanes side by side in each block, added by halves, blocks one after the other."""
+    """Sum all elements: in each block by lanes, which are added by halves; then block after block."""
     padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
     padded[: x.size] = x
     sums = np.zeros((padded.size // BLOCK, LANES))

@@ -1,1 +1,1 @@
-"""What steps: optimizers with their groups and state, and the one order of a step."""
+"""The engine: optimizers with their groups and state, and the order in which every step proceeds."""

@@ -1,4 +1,4 @@
-"""Checkpoints of an optimizer: all that its next step depends on, as plain numbers and arrays."""
+"""Checkpoints of an optimizer: everything that its next step depends on, as plain numbers and arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .group import Group
 
 
 class Resumable(Protocol):
-    """What of an optimizer a checkpoint has."""
+    """The parts of an optimizer that a checkpoint saves."""
 
     groups: tuple[Group, ...]
     structure: Groups
@@ -26,7 +26,7 @@ class Resumable(Protocol):
 
     @property
     def row_steps(self) -> dict[Hashable, int]:
-        """How often rows of each parameter were stepped."""
+        """The number of times that rows of each parameter were stepped."""
 
 
 def save(optimizer: Resumable) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def save(optimizer: Resumable) -> dict[str, Any]:
 def load(optimizer: Resumable, saved: Mapping[str, Any]) -> tuple[int, dict[Hashable, int]]:
     """Restore what `save` returned, and return the step counts; after an error nothing has changed."""
     if isinstance(saved, Mapping):
-        saved = {"row_steps": {}, **saved}  # those of version 0.1.0 have none
+        saved = {"row_steps": {}, **saved}  # checkpoints of version 0.1.0 have none
     _check(optimizer, saved)
     _restore_schedules(optimizer, saved["groups"])
     for name, slot, array in optimizer.tensors.state():
@@ -70,7 +70,7 @@ def load(optimizer: Resumable, saved: Mapping[str, Any]) -> tuple[int, dict[Hash
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:
-    """Those of a group's schedules that have a state."""
+    """The schedules of a group that have a state."""
     return {
         name: value
         for name, value in group.hyperparameters()
@@ -79,7 +79,7 @@ def _schedules(group: Group) -> dict[str, Stateful]:
 
 
 def _restore_schedules(optimizer: Resumable, groups: Any) -> None:
-    """What the schedules were told; a number that comes in the place of one needs nothing."""
+    """Restore what the schedules were told, except those that the checkpoint replaces by a number."""
     parts: dict[str, Stateful] = {}
     saved: dict[str, Any] = {}
     for i, (group, values) in enumerate(zip(optimizer.groups, groups, strict=True)):
@@ -126,7 +126,7 @@ def _check_groups(optimizer: Resumable, saved: Any) -> None:
 
 
 def _with_schedules(group: Any) -> Any:
-    """A group of a checkpoint; those of version 0.1.0 have no place for what schedules were told."""
+    """Return a group of a checkpoint, with an entry for schedules, which version 0.1.0 did not save."""
     return {"schedules": {}, **group} if isinstance(group, Mapping) else group
 
 

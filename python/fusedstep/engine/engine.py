@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_: object) -> Any:
-        """Python 3.10 has no typing.dataclass_transform, and only type checkers read it."""
+        """Do nothing: Python 3.10 has no typing.dataclass_transform, which only type checkers read."""
         return lambda cls: cls
 
 
@@ -99,7 +99,7 @@ class Engine(Rule):
     def _made(
         self, i: int, p: Array, dense_p: Array, state_type: DType | None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The state of a parameter, and the room that its steps need."""
+        """Make the state of a parameter, and the room that its steps need."""
         group, name = self._group_of[i], self.structure.names[i]
         slots = self.slots_of(group.kernel_of(p), averaged=group.averaged)
         arrays = made(slots, group, name, p, dense_p, state_type)
@@ -113,7 +113,7 @@ class Engine(Rule):
 
     @property
     def row_steps(self) -> dict[Hashable, int]:
-        """How often `step_rows` has stepped rows of each parameter, of those of which it has any."""
+        """How often `step_rows` has stepped rows of each parameter, without those that it never stepped."""
         return dict(self._row_steps)
 
     def step(
@@ -129,20 +129,21 @@ class Engine(Rule):
     ) -> StepResult:
         """Update the parameters in place.
 
-        `grads` has the structure and the shapes of the parameters. A None skips its parameter and its state;
-        `t` goes on for all. `Rows` are the gradient of some rows of a parameter, and move these alone. With
-        groups it is one item a group, or one structure over all their parameters.
+        `grads` has the structure and the shapes of the parameters. None in place of a gradient leaves that
+        parameter and its state as they are; `t` counts the step for all. `Rows` in place of a gradient move
+        only some rows of the parameter. With groups, `grads` is a list with one item for each group, or one
+        structure over all parameters.
 
-        scale: every gradient is multiplied by it, default 1. clip_norm: the scaled gradients of all groups
-        are multiplied by ``min(1, clip_norm / (norm + 1e-6))``, of their 2-norm all together. clip_value:
-        then every element is brought into ``[-clip_value, clip_value]``. All this happens within the step:
-        the gradients stay as they are. skip_nonfinite: if a gradient holds a NaN or an infinity, nothing
-        changes, `t` included. zero_grad: set the gradients to 0 afterwards, of a skipped step too. loss: the
-        loss at the parameters, for rules that need it.
+        scale: multiply every gradient by it, default 1. clip_norm: multiply the scaled gradients of all
+        groups by ``min(1, clip_norm / (norm + 1e-6))``, where norm is the 2-norm of all of them together.
+        clip_value: then bring every element into ``[-clip_value, clip_value]``. All this happens within the
+        step and does not change the gradients. skip_nonfinite: if a gradient holds a NaN or an infinity,
+        change nothing, not even `t`. zero_grad: set the gradients to 0 afterwards, also if the step was
+        skipped. loss: the loss at the parameters, for rules that need it.
 
         Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
-        step was skipped. Raises TypeError or ValueError, and RuntimeError while another step of this
-        optimizer runs; after an error nothing has changed.
+        step was skipped. Raises TypeError or ValueError for unusable arguments, and RuntimeError while
+        another step of this optimizer runs; after an error nothing has changed.
         """
         holder = Holder()
         try:
@@ -165,19 +166,19 @@ class Engine(Rule):
     ) -> StepResult:
         """Update some rows of one parameter in place, such as those of an embedding that a batch looked up.
 
-        name: the parameter's key; its position if they are a sequence, 0 if it is the only one. rows: the
-        positions of rows ``p[r]``, a list or an array of one axis, integers from 0 to ``len(p) - 1`` in any
-        order. grad_rows: their gradients, an array of shape ``(len(rows), *p.shape[1:])`` in a dtype that
-        `step` takes; those of equal rows are summed first, in order, in the type that is computed in. scale,
-        clip_norm, clip_value, skip_nonfinite: as of `step`, for the sums.
+        name: the parameter's key; its position if the parameters are a sequence, 0 if there is only one.
+        rows: the positions of rows ``p[r]``, a list or an array of one axis, integers in any order from 0 to
+        ``len(p) - 1``. grad_rows: their gradients, an array of shape ``(len(rows), *p.shape[1:])`` in a dtype
+        that `step` takes; gradients of the same row are summed first, in order, in the type in which the step
+        computes. scale, clip_norm, clip_value, skip_nonfinite: as in `step`, applied to the sums.
 
-        It is lazy: rows that are not named stay as they are, and so do their state and their average. No
-        momentum carries them on, nothing decays. The others move as in a `step` of them alone, whose t is the
-        parameter's own count of these calls; `t` counts `step` only.
+        The step is lazy: rows that are not named stay as they are, and so do their state and their average.
+        They neither move on by momentum nor decay. The named rows move as in a `step` of them alone, whose t
+        is the parameter's own count of these calls; `t` counts only calls of `step`.
 
-        Of SGD, Momentum, EMAMomentum, Adagrad, RowwiseAdagrad, RMSProp, Adam and AdamW, except what is
-        `cautious`. Returns and raises what `step` does, KeyError for an unknown name, and ValueError unless
-        each row is one run of memory.
+        SGD, Momentum, EMAMomentum, Adagrad, RowwiseAdagrad, RMSProp, Adam and AdamW can step rows, but not
+        with `cautious`. Returns and raises what `step` does, and raises KeyError for an unknown name, and
+        ValueError unless each row is one run of memory.
         """
         holder = Holder()
         try:
@@ -207,7 +208,7 @@ class Engine(Rule):
             stand_in[...] = p
         shares: list[Share] = [*self._shares, *tables]
         step.prepare(shares, loss)
-        # From here on the native backend cannot fail, and an interrupt comes only when its run is over.
+        # From here on the native backend cannot fail, and an interrupt takes effect only after its run.
         step.commit()
         self._t = t
         try:
@@ -234,10 +235,10 @@ class Engine(Rule):
         return StepResult(step.norm, step.skipped)
 
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> tuple[list[TableShare], list[Array]]:
-        """Have the plan take the gradients, of which copies may come in place.
+        """Have the plan take the gradients; in the list, put copies in place of those that need it.
 
-        Returns the shares of those that are rows, in whose place None comes, and the originals of copies that
-        are to be zeroed.
+        A gradient that is `Rows` goes to its table, and None takes its place. Return the shares of these
+        tables, and the originals of the copies if they are to be zeroed.
         """
         odd = self._plan.pin(gradients, zero_gradients)
         if self._beside:
@@ -254,23 +255,26 @@ class Engine(Rule):
             else:
                 gradients[i] = self.tensors.conform(i, given, zero_gradients)
             originals.append(given)
-        self._plan.pin_rows(gradients, zero_gradients, [(i, table.table) for i, table in tables.items()])
+        pairs = [(i, table.table) for i, table in tables.items()]
+        for i in self._plan.pin_rows(gradients, zero_gradients, pairs):
+            raise RuntimeError(f"gradient {self.tensors.names[i]!r} changed while it was read")
         return list(tables.values()), originals if zero_gradients else []
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a step depends on beside parameters and gradients.
+        """Return a copy of everything that a step depends on, except the parameters and gradients.
 
-        Of schedules it has what they were told, as of `schedules.Plateau`: what their ``state_dict()`` gives.
+        It includes what schedules such as `schedules.Plateau` were told: the result of their
+        ``state_dict()``.
         """
         return checkpoint.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict()` was taken, given the parameters and schedules of then.
+        """Restore a `state_dict()`; given its parameters and schedules, training goes on exactly from there.
 
-        A number in the checkpoint replaces what the optimizer has, a schedule too. Where the checkpoint had a
-        schedule the optimizer keeps its own, and restores what that was told. Raises ValueError or TypeError,
-        and changes nothing, unless rule, groups, names, shapes and dtypes agree; RuntimeError while a step
-        runs.
+        A number in the checkpoint replaces the optimizer's number or schedule. Where the checkpoint had a
+        schedule, the optimizer keeps its own, and restores what that one was told. Raises ValueError or
+        TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes agree; raises
+        RuntimeError while a step runs.
         """
         holder = Holder()
         try:
@@ -280,7 +284,7 @@ class Engine(Rule):
             self.busy.leave(holder)
 
     def __reduce__(self) -> NoReturn:
-        """Neither pickle nor copy: both would part the optimizer from its parameters."""
+        """Refuse to pickle or copy, because both would separate the optimizer from its parameters."""
         raise TypeError(f"cannot copy or pickle {type(self).__name__}; use state_dict()")
 
     def __repr__(self) -> str:

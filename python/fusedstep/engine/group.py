@@ -47,20 +47,20 @@ class Group(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Group({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
 
-    __eq__ = object.__eq__  # a mapping's would compare arrays
+    __eq__ = object.__eq__  # that of Mapping would compare arrays
     __hash__ = object.__hash__
 
     def kernel_of(self, p: np.ndarray[Any, Any]) -> Kernel:
-        """The update of a parameter."""
+        """Return the kernel that steps parameter `p`."""
         of_matrices = self._matrix_kernel
         return of_matrices if of_matrices and of_matrices.fits(p.ndim) else self.kernel
 
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
-        """Names and values, without the parameters."""
+        """The names and values of the hyperparameters, without ``"params"``."""
         return self._values.items()
 
     def check(self, name: str, value: Any) -> Any:
-        """What setting `name` to `value` would store; an error if that cannot be done."""
+        """Return what setting `name` to `value` would store; raise an error if it cannot be set."""
         if name not in self._fields:
             raise KeyError(f"no hyperparameter {name!r}; there are {', '.join(self._fields)}")
         field = self._fields[name]
@@ -73,12 +73,12 @@ class Group(Mapping[str, Any]):
         return value
 
     def _structure(self, values: dict[str, Any]) -> tuple[Kernel, Kernel | None, bool]:
-        """What decides which state there is: the kernels, and whether the weights are averaged."""
+        """Return what determines the slots: the kernels, and whether the weights are averaged."""
         h = SimpleNamespace(**values)
         return self._rule.choose_kernel(h), self._rule.choose_matrix_kernel(h), values["ema"] != 0
 
     def at(self, t: int) -> dict[str, Any]:
-        """The hyperparameters and scalars at step `t`, every schedule evaluated, and what else `At` has."""
+        """Return the hyperparameters (schedules evaluated) and scalars at step `t`, as fields for `At`."""
         values = {
             **self._values,
             **self.scalars,
@@ -90,7 +90,7 @@ class Group(Mapping[str, Any]):
         return values
 
     def value(self, name: str, t: int) -> Any:
-        """The hyperparameter at step `t`: its schedule's value, if it has one."""
+        """Return the hyperparameter at step `t`: the value of its schedule, if it has one."""
         value = self._values[name]
         if not callable(value):
             return value

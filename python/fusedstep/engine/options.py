@@ -11,19 +11,19 @@ LIMIT = Interval("[0, inf]", lambda x: x >= 0)
 
 
 class HasNorm(Protocol):
-    """What has gradients."""
+    """An object that has gradients, such as a plan."""
 
     def norm(self) -> tuple[float, bool]:
-        """Their 2-norm, and whether all their elements are finite."""
+        """Return the 2-norm of the gradients, and whether all their elements are finite."""
 
 
 class StepResult(NamedTuple):
-    """What a step did."""
+    """The result of a step."""
 
     grad_norm: float | None
     """The 2-norm of the scaled gradients before clipping; None where it was not needed."""
     skipped: bool
-    """Whether a NaN or an infinity in the gradients made it do nothing."""
+    """Whether the step did nothing because the gradients hold a NaN or an infinity."""
 
 
 class StepOptions(NamedTuple):
@@ -32,19 +32,19 @@ class StepOptions(NamedTuple):
     scale: float
     clip_norm: float | None
     clip_value: float
-    """Infinite where there is no clipping by it."""
+    """Infinite if elements are not clipped."""
     skip_nonfinite: bool
     zero_grad: bool
 
     def look(self, plan: HasNorm) -> tuple[float | None, bool]:
-        """The norm of the scaled gradients that `plan` has, if it is needed, and whether to skip the step."""
+        """Return the norm of the scaled gradients of `plan`, if needed, and whether to skip the step."""
         if self.clip_norm is None and not self.skip_nonfinite:
             return None, False
         norm, finite = plan.norm()
         return norm * abs(self.scale), self.skip_nonfinite and not finite
 
     def scale_at(self, norm: float | None) -> float:
-        """What gradients whose scaled norm this is are multiplied by."""
+        """Return the factor for the gradients, clipping included, if their scaled norm is `norm`."""
         if self.clip_norm is None or norm is None:
             return self.scale
         return self.scale * clip_coefficient(norm, self.clip_norm)
@@ -53,7 +53,7 @@ class StepOptions(NamedTuple):
 def checked_options(
     scale: Any, clip_norm: Any, clip_value: Any, skip_nonfinite: Any, zero_grad: Any
 ) -> StepOptions:
-    """The options as numbers and truth values; an error if one is none."""
+    """Return the options as numbers and bools; raise TypeError or ValueError for one that is neither."""
     return StepOptions(
         checked_number("scale", scale, REAL),
         None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),
@@ -64,6 +64,6 @@ def checked_options(
 
 
 def clip_coefficient(norm: float, limit: float) -> float:
-    """What brings gradients of this norm to a norm of at most `limit`; NaN if the norm is."""
+    """Return the factor that brings gradients of this norm to at most `limit`; NaN if the norm is NaN."""
     coefficient = limit / (norm + 1e-6)
     return 1.0 if coefficient > 1 else coefficient

@@ -1,4 +1,4 @@
-"""The shares of NumPy's arrays: the parameters of a group that have a kernel in common."""
+"""The shares of NumPy arrays: each has the parameters of one group that one kernel steps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .step import Turned, Work
 
 
 class GroupShare:
-    """The parameters of a group that one kernel steps. Made once; `begin` tells it of each step."""
+    """The parameters of a group that one kernel steps. It is made once; `begin` tells it of each step."""
 
     def __init__(
         self, rule: type[Rule], group: Group, kernel: Kernel, positions: Sequence[int], tensors: Tensors
     ) -> None:
-        """Take the tensors at these positions, with their small state and the room for directions."""
+        """Take the tensors at these positions, with their small state and their room for directions."""
         self.rule = rule
         self.group = group
         self.kernel = kernel
@@ -36,7 +36,7 @@ class GroupShare:
         self._gradients: Sequence[Any] = ()
 
     def begin(self, t: int, values: dict[str, Any], gradients: Sequence[Any]) -> None:
-        """Step `t` begins, with the group's values and these gradients, of which some may be None."""
+        """Begin step `t` with the group's values and these gradients, some of which may be None."""
         self.t = t
         self._values = values
         self._gradients = gradients
@@ -70,7 +70,7 @@ class GroupShare:
 def shares_of(
     rule: type[Rule], groups: Sequence[Group], tensors: Tensors
 ) -> tuple[list[GroupShare], list[Operands]]:
-    """The shares of all tensors, of which each has its group, and what a plan takes of each tensor."""
+    """Return the shares of all tensors, and what a plan takes of each; `groups` has the group of each."""
     parts: dict[tuple[Group, Kernel], list[int]] = {}
     for i, (group, p) in enumerate(zip(groups, tensors.dense, strict=True)):
         parts.setdefault((group, group.kernel_of(p)), []).append(i)
@@ -85,7 +85,7 @@ def shares_of(
 
 
 def beside_the_plan(shares: Sequence[GroupShare], tensors: Tensors) -> list[int]:
-    """Positions of parameters with small state of their own shape: the plan does not know its memory."""
+    """Return positions of parameters with small state of their shape, whose memory the plan does not know."""
     return sorted(
         i
         for share in shares

@@ -1,4 +1,4 @@
-"""The arrays of a parameter's slots, made when an optimizer is."""
+"""The arrays of a parameter's slots, which an optimizer makes when it is constructed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def made(
     dense_p: Array,
     state_type: DType | None,
 ) -> dict[str, Array]:
-    """An array for each slot, at its first value, laid out as the dense stand-in of `p`.
+    """Make an array for each slot, filled with its first value, in the memory order of `dense_p`.
 
-    h: the hyperparameters, of which some say where a slot starts. TypeError where the dtype of parameter
-    `name` goes with no such state.
+    h: the hyperparameters, some of which are the first value of a slot. Raise TypeError if a step cannot
+    combine the dtype of parameter `name` with that of the state.
     """
     common = state_type or p.dtype
     if not mix(common, p.dtype):

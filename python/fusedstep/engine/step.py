@@ -1,11 +1,16 @@
-"""The one order of a step, for NumPy's arrays, rows of tables and torch's tensors alike.
+"""The order of a step, which is the same for NumPy arrays, rows of tables and torch tensors.
 
-1. The norm of all gradients, if clipping or skipping asks for it.
-2. The coefficients of each share: hyperparameters at this step, the rule's scalars, the prologue.
-3. Directions, where a kernel has two sweeps: the first one fills them, NumPy turns whole matrices.
-4. What the rule measures of its tensors, and the coefficients that follow from it.
-5. `commit`: small state takes its new values. Everything that can fail comes before.
-6. `run`: the pass over memory that moves the parameters.
+1. `Step` is made: it finds the norm of all gradients, if clipping or skipping needs it.
+2. `prepare` computes the coefficients of each share, from the hyperparameters at this step, the rule's
+   scalars and the options.
+3. Where a kernel has two sweeps, `prepare` runs the first, and NumPy turns its results into directions.
+4. Where a rule measures its tensors, `prepare` has them summed, and the rule makes coefficients of the sums.
+5. `commit` gives new values to the small state: one number for a group, a tensor, a row or a column.
+   Everything that can fail comes before.
+6. `run` does the last sweep, the pass over memory that moves the parameters.
+
+`Plan` has the memory of all tensors, `Share` has the tensors that one kernel steps, `Work` has what a step
+computes for a share, and `Step` goes through the order above.
 """
 
 from __future__ import annotations
@@ -23,25 +28,25 @@ from ..formula.rule import Rule
 from .options import StepOptions
 
 Turned = list[tuple[Any, dict[str, Array]]]
-"""Tensors with the new values of their slots that are smaller than they are."""
+"""For each turned tensor, the new values of those of its slots that are smaller than the tensor."""
 
 
 class Plan(Protocol):
-    """The tensors of a step: where their memory is, and the passes over it, share by share."""
+    """The tensors of a step: it knows their memory, and makes the passes over it, share by share."""
 
     arithmetic: ClassVar[Arithmetic]
 
     @property
     def sweeps(self) -> int:
-        """How many passes a step makes over the tensors at the most; what has fewer has the last ones."""
+        """The largest number of sweeps of any kernel; a kernel with fewer takes part in the last ones."""
 
     def norm(self) -> tuple[float, bool]:
-        """The 2-norm of the gradients, and whether all their elements are finite."""
+        """Return the 2-norm of the gradients, and whether all their elements are finite."""
 
     def measure(
         self, sweep: int, coefficients: Sequence[StepCoefficients | None], /
     ) -> Sequence[tuple[Sequence[int], Array]]:
-        """For each share the positions of the tensors that are measured, and the sums over each of them."""
+        """Return for each share the positions of its measured tensors, and the sums over each of them."""
 
     def run(
         self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool, /
@@ -50,7 +55,7 @@ class Plan(Protocol):
 
 
 class Share(Protocol):
-    """Tensors that have their coefficients in common at a step."""
+    """Tensors that one kernel steps with the same coefficients, except those that depend on measured sums."""
 
     rule: type[Rule]
     kernel: Kernel
@@ -60,20 +65,20 @@ class Share(Protocol):
     """The number of this step."""
 
     def at(self) -> At:
-        """The hyperparameters at this step, and the scalars before it."""
+        """Return the hyperparameters at this step, and the scalars before it."""
 
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
-        """Make directions of what the first sweep left in their room."""
+        """Turn what the first sweep left in each tensor's room into a direction."""
 
     def measured(self, positions: Sequence[int], sums: Array) -> Measured:
-        """What the coefficients of the measured tensors depend on."""
+        """Collect what the coefficients of the measured tensors depend on: sizes, sums and state."""
 
     def keep(self, work: Work) -> None:
-        """Give the small state its new values."""
+        """Give the small state its new values, which `work` has."""
 
 
 class Work:
-    """What a step does to a share: its coefficients, and what its small state will be."""
+    """The results of a step for one share: the coefficients, and the new values of the small state."""
 
     __slots__ = (
         "average",
@@ -94,6 +99,7 @@ class Work:
         self.h = h
         self.scalars = rule.advance(h, share.t, loss)
         vars(h).update(self.scalars)
+        # The prologue leaves out those of weight_decay, l2 and l1 that the rule itself applies.
         takes = rule.takes
         decay = 0.0 if "weight_decay" in takes else h.weight_decay
         self.prologue = {
@@ -108,15 +114,15 @@ class Work:
         self.own: dict[str, Array] | None = None
         self.positions: Sequence[int] = ()
         self.tensors: dict[str, Array] = {}
-        """The numbers of the tensors at `positions`, after the step."""
+        """The state that is one number for each tensor at `positions`, after the step."""
         self.turned: Turned = []
 
     def of_last_sweep(self) -> StepCoefficients:
-        """The coefficients of the sweep that moves the parameters."""
+        """Return the coefficients of the last sweep, which moves the parameters."""
         return self.prologue, self.rule, self.average, self.own
 
     def of_sweep_before(self, back: int) -> StepCoefficients | None:
-        """Those of the sweep so many before the last, in which nothing decays; None if there is none."""
+        """Return the coefficients, if any, of the sweep `back` before the last; no weight decays in it."""
         sweeps = self.share.kernel.sweeps
         if back >= len(sweeps):
             return None
@@ -125,7 +131,7 @@ class Work:
         return {**self.prologue, "keep": 1.0}, rule, None, None
 
     def adapt(self, positions: Sequence[int], sums: Array) -> None:
-        """Take the sums over the share's tensors, and have the rule make coefficients of them."""
+        """Take the sums over the share's tensors; the rule makes coefficients and new state of them."""
         measured = self.share.measured(positions, sums)
         with np.errstate(all="ignore"):
             found: Adapted = self.share.rule.adapt(self.h, self.share.t, measured)
@@ -135,25 +141,27 @@ class Work:
 
 
 class Step:
-    """A step of all shares. Up to `commit` it may fail, and nothing that anyone sees has been written."""
+    """A step of all shares. It may fail up to `commit`, and has then changed nothing that a user can see."""
 
     def __init__(self, plan: Plan, options: StepOptions) -> None:
-        """Take the norm; with it, `skipped` says whether the step shall not be done."""
+        """Find the norm, and decide whether the step is `skipped`; a skipped step ends here."""
         self._plan = plan
         self._options = options
         self.norm, self.skipped = options.look(plan)
 
     def prepare(self, shares: Sequence[Share], loss: float | None) -> None:
-        """Find out everything that the last sweep needs, and what small state will be after the step."""
+        """Compute everything that the last sweep needs, and the new values of the small state."""
         plan, options = self._plan, self._options
         scale = options.scale_at(self.norm)
         self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
         self._last = last = plan.sweeps - 1
+        # Sweeps before the last, and the turns after them, for kernels that need directions.
         for sweep in range(last):
             plan.run(sweep, [work.of_sweep_before(last - sweep) for work in works], False)
             for work in works:
                 if work.share.kernel.turns:
                     work.turned = work.share.turn(plan.arithmetic, work.h)
+        # One measuring pass over all shares, if the kernel of any share needs sums.
         for work in works:
             if work.share.kernel.measures:
                 self._measure()
@@ -166,11 +174,11 @@ class Step:
                 work.adapt(positions, sums)
 
     def commit(self) -> None:
-        """Keep the small state. From here on nothing fails."""
+        """Write the new values of the small state. From here on nothing can fail."""
         for work in self._works:
             work.share.keep(work)
 
     def run(self) -> None:
-        """Do the last sweep, and set the gradients to 0 if that is asked for."""
+        """Do the last sweep, which moves the parameters and, with `zero_grad`, sets the gradients to 0."""
         coefficients = [work.of_last_sweep() for work in self._works]
         self._plan.run(self._last, coefficients, self._options.zero_grad)

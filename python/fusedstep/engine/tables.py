@@ -1,4 +1,4 @@
-"""The shares of rows: parameters of which a step moves some rows alone, such as embeddings."""
+"""The shares of rows: parameters of which a step moves only some rows, such as embeddings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TableShare:
         state: Mapping[str, Array],
         make: type[Table],
     ) -> None:
-        """Take a parameter with its state; TypeError or ValueError unless its rows can be stepped alone."""
+        """Take a parameter with its state; raise an error if its rows cannot be stepped alone."""
         p, label = parameter.view(np.ndarray), f"parameter {name!r}"
         if p.ndim == 0:
             raise ValueError(f"{label} is one number, and has no rows")
@@ -58,14 +58,14 @@ class TableShare:
         self._touched: Array = np.empty(0, np.int64)
 
     def take(self, rows: Rows) -> None:
-        """Take the gradients of a step, which are copied where the kernels cannot use them as they are."""
+        """Take the gradients of a step; copy them if the kernels cannot use them as they are."""
         touched = self.table.take(rows.indices, rows.values)
         self._keep(self._conformed(rows, Memory(self._written.items())) if touched is None else touched)
 
     def take_beside(self, rows: Rows, written: Memory, *, will_be_zeroed: bool) -> None:
-        """The same in a step that writes other arrays too: ValueError if they share memory with one.
+        """Do the same in a step that also writes other arrays; raise ValueError if `rows` share their memory.
 
-        Gradients that will be zeroed are copied, so that nobody's zeros are in their way.
+        Gradients that will be zeroed are copied, so that zeroing them does not change another gradient.
         """
         touched = None if will_be_zeroed else self.table.take(rows.indices, rows.values)
         if touched is None or written.sharing(rows.values):
@@ -80,7 +80,7 @@ class TableShare:
         self._touched = touched
 
     def begin(self, t: int, values: dict[str, Any]) -> None:
-        """Step `t` begins, with the group's values."""
+        """Begin step `t` with the group's values."""
         self.t = t
         self._values = values
 
@@ -100,11 +100,11 @@ class TableShare:
             self._numbers[slot][self._touched] = values
 
     def check_writeable(self) -> None:
-        """An error if the parameter has become read-only."""
+        """Raise ValueError if the parameter has become read-only."""
         check_writeable(self.name, self._parameter)
 
     def _conformed(self, rows: Rows, written: Memory, *, copy: bool = False) -> Array | None:
-        """Have the table take rows in a form that it can use; an error if they are none."""
+        """Have the table take the rows in a form that it can use; raise an error if they are unusable."""
         label, p = f"rows of {self._label}", self._p
         indices = row_indices(label, rows.indices, p.shape[0])
         shape = (len(indices), *p.shape[1:])
@@ -117,7 +117,7 @@ class TableShare:
 
 
 class Tables:
-    """The parameters of an optimizer whose rows have been stepped, by name."""
+    """The shares of an optimizer's parameters whose rows have been stepped, by name."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Tables:
         self._tables: dict[Hashable, TableShare] = {}
 
     def of(self, name: Hashable) -> TableShare:
-        """The share of a parameter; an error if there is none, or its rows cannot be stepped alone."""
+        """Return a parameter's share; raise an error if there is none or its rows cannot be stepped alone."""
         found = self._tables.get(name)
         if found is not None:
             found.check_writeable()
@@ -151,7 +151,7 @@ class Tables:
 
 
 def row_kernel(rule: type[Rule], kernel: Kernel, label: str) -> Kernel:
-    """The update of single rows of a parameter that `kernel` steps; TypeError if there is none."""
+    """Return the kernel that steps single rows where `kernel` steps all; raise TypeError if there is none."""
     found = kernel.of_rows if kernel.turns or kernel.measures else kernel
     if not rule.steps_rows or found is None:
         raise TypeError(f"{rule.__name__}, as it is set up, cannot step rows of {label} alone")

@@ -1,6 +1,6 @@
-"""What an update rule is: its hyperparameters, state and coefficients, and its formula in NumPy.
+"""The parts of an update rule: hyperparameters, state, coefficients, and the formula in NumPy.
 
-Here is what the files of `update_rules` are written with.
+The files of `update_rules` build their rules from these names.
 """
 
 from __future__ import annotations

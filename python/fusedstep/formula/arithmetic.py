@@ -1,4 +1,4 @@
-"""What formulas use beside NumPy's own functions. The counterpart of cpp/arithmetic.hpp."""
+"""Functions that formulas use beside NumPy's own. The counterpart of cpp/kernels/arithmetic.hpp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .kernel import Array
 
 
 def clamp(x: Array, least: Any, most: Any) -> Array:
-    """numpy.clip, but for the sign of a zero."""
+    """Do as numpy.clip does, except for the sign of a zero."""
     above = np.where(x < least, least, x)
     return np.where(above > most, most, above)
 

@@ -1,4 +1,4 @@
-"""What a rule knows when it computes its coefficients."""
+"""The values from which a rule computes its coefficients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .kernel import Kernel, Sweep
 
 
 class At:
-    """A group's hyperparameters and scalars as numbers at a step, by their names, and which kernel steps."""
+    """A group's hyperparameters and scalars at a step, as numbers by name, and the kernel that steps."""
 
     kernel: Kernel
     sweep: Sweep
-    """The sweep of the kernel whose coefficients are asked for."""
+    """The sweep of the kernel for which the rule computes coefficients."""
     before: Mapping[str, float]
     """The scalars before the step."""
     next: Callable[[str], float]
-    """Any hyperparameter at the step after this one."""
+    """Return a hyperparameter, given its name, at the step after this one."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__ = values

@@ -13,7 +13,7 @@ def average(c: Coefficients, mean: Array, weight: Array) -> None:
 
 @kernel("Mean")
 def mean(c: Coefficients, mean: Array, weight: Array) -> None:
-    """The mean of all so far. Polyak & Juditsky 1992, doi:10.1137/0330046. Equal weights leave it."""
+    """Mean of all weights so far; an equal one leaves it. Polyak & Juditsky 1992, doi:10.1137/0330046."""
     mean[...] = mean + c.share * (weight - mean)
 
 

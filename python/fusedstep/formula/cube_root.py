@@ -1,4 +1,4 @@
-"""The cube root, in arithmetic that is alike on every machine. The counterpart of cpp/cube_root.hpp."""
+"""The cube root, with the same bits on every machine. The counterpart of cpp/kernels/cube_root.hpp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .kernel import Array
 
 
 def cube_root(x: Array) -> Array:
-    """The cube root of what is not negative, within 2 units in the last place."""
+    """The cube root of numbers that are not negative, within 2 units in the last place."""
     small = x < 1
     scaled = x * np.where(small, _in(x, 2.0**54), _in(x, 2.0**-54))
     y = _inverse_cube_root(scaled)
@@ -22,7 +22,7 @@ def cube_root(x: Array) -> Array:
 
 
 def _inverse_cube_root(x: Array) -> Array:
-    """1/∛x from a guess: a constant less a third of the bits, as integers (Kahan 1991)."""
+    """1/∛x, improved from a guess: a constant minus a third of x's bits, read as an integer (Kahan 1991)."""
     if x.dtype == np.float32:
         return _newton((np.uint32(0x54A23000) - _third(x.view(np.uint32))).view(np.float32), x)
     y = _newton((np.uint64(0x553EF0FE00000000) - _third(x.view(np.uint64))).view(np.float64), x)
@@ -32,7 +32,7 @@ def _inverse_cube_root(x: Array) -> Array:
 
 
 def _newton(y: Array, x: Array) -> Array:
-    """y·(4 - x·y³)/3, which is never too large, times what spreads its error to both sides."""
+    """Newton's y·(4 - x·y³)/3, which is never too large, times a factor that makes its error two-sided."""
     nearer: Array = y * (_in(x, 4.004 / 3) - _in(x, 1.001 / 3) * ((x * y) * (y * y)))
     return nearer
 

@@ -1,4 +1,4 @@
-"""Hyperparameters: declared by a rule's annotations, checked wherever they are set."""
+"""Hyperparameters: a rule's annotations declare them, and every assignment checks them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scheduled: TypeAlias = float | Callable[[int], float]
 
 @dataclass(frozen=True)
 class Interval:
-    """The values that a hyperparameter takes; `fixed` ones are set at construction only, to a number."""
+    """The values that a hyperparameter may have; a `fixed` one is set only at construction, to a number."""
 
     text: str
     holds: Callable[[float], bool]
@@ -45,7 +45,7 @@ Initial = Annotated[float, Interval("[0, inf)", lambda x: 0 <= x < math.inf, fix
 
 
 def checked_number(label: str, value: Any, interval: Interval) -> float:
-    """`value` as a float; an error if it is no number, or out of the interval."""
+    """Return `value` as a float; raise an error if it is no number, or out of the interval."""
     if not isinstance(value, float) and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{label} must be a number, got {value!r}")
     try:
@@ -58,22 +58,22 @@ def checked_number(label: str, value: Any, interval: Interval) -> float:
 
 
 def checked_bool(label: str, value: Any) -> bool:
-    """`value` as a bool; an error unless it is True or False."""
+    """Return `value` as a bool; raise TypeError unless it is True or False."""
     if not isinstance(value, TRUTH_VALUES):
         raise TypeError(f"{label} must be True or False, got {value!r}")
     return bool(value)
 
 
 class Hyperparameter:
-    """A field of a rule: its default, its values, and the attribute that reads and sets all groups."""
+    """A field of a rule: its default, interval, and the attribute that reads and sets it in all groups."""
 
     def __init__(self, name: str, default: float | bool, interval: Interval | None) -> None:
         self.name = name
         self.default = default
-        self.interval = interval  # None: true or false
+        self.interval = interval  # None: the value is True or False
 
     def checked(self, value: Any, label: str | None = None) -> Any:
-        """`value` as a bool, float or schedule; an error if it is none, or out of range."""
+        """Return `value` as a bool, float or schedule; raise an error if it is none, or out of range."""
         label = label or self.name
         if self.interval is None:
             return checked_bool(label, value)

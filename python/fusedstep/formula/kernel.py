@@ -1,4 +1,4 @@
-"""The seam between a rule's two halves: the NumPy formula, and the C++ struct of the same arithmetic."""
+"""Kernels: each ties a rule's formula in NumPy to the C++ struct that does the same arithmetic."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .slots import Slot
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 
 Measure: TypeAlias = Callable[..., tuple[Array, ...]]
-"""``measure(c, p, g, *operands)``: what each element adds to the sums that the update depends on."""
+"""``measure(c, p, g, *operands)``: each element's terms in the sums that the update depends on."""
 
 
 class Arithmetic(NamedTuple):
-    """What a backend does with whole matrices."""
+    """The operations of a backend on whole matrices."""
 
     square_sums: Callable[[Array], tuple[Array, Array]]
     """The sums of squares of the rows, and of the columns, of a stack of matrices, in double precision."""
     multiply: Callable[[Array, Array, Array, float], None]
-    """Multiply each element by its row's number and its column's, whose product is at most a limit."""
+    """Multiply each element by the product of its row's and its column's number, but at most by a limit."""
 
 
 class Coefficients:
-    """A step's coefficients as attributes, in the dtype of the tensor that they meet."""
+    """A step's coefficients as attributes, in the dtype of the tensor to which a formula applies them."""
 
     def __init__(self, values: Mapping[str, Any], dtype: np.dtype[Any]) -> None:
         self.__dict__.update((name, dtype.type(value)) for name, value in values.items())
@@ -41,7 +41,7 @@ class Coefficients:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
-    """One pass over a tensor: an elementwise formula, here in NumPy, and in C++ the struct of that name."""
+    """One pass over a tensor: an elementwise formula, here in NumPy, and in C++ in the struct `name`."""
 
     name: str
     operands: tuple[str, ...]
@@ -52,22 +52,22 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
-    """The update of a parameter: one sweep; or two, between which NumPy turns whole matrices.
+    """The update of a parameter: one sweep, or two with a computation on whole matrices between them.
 
-    The first of two fills a slot of which `turn` makes the direction that the last one goes along. It writes
-    nothing else.
+    The first of two sweeps fills one slot and writes nothing else. `turn` turns this slot into a direction,
+    and the last sweep moves the parameter along it.
     """
 
     sweeps: tuple[Sweep, ...]
     slots: Mapping[str, Slot] = field(default_factory=dict)
-    """What the rule declares for this kernel alone, in place of or beside the slots of all its kernels."""
+    """Slots that only this kernel has. They replace or extend the slots that the rule declares for all."""
     turn: Callable[..., dict[str, Array]] = field(default=lambda *_, **__: {})
-    """``turn(arithmetic, h, t, **slots)``, of those slots in `turned`: write the direction in its room, and
-    return what the others are after the step."""
+    """``turn(arithmetic, h, t, **slots)`` gets the slots in `turned`. It writes the direction into the room,
+    and returns the values of the other slots after the step."""
     stacks: bool = False
-    """Whether a kernel of matrices takes parameters of more than two axes as stacks of them."""
+    """Whether a kernel of matrices takes parameters of more than two axes as stacks of matrices."""
     of_rows: Kernel | None = None
-    """The update of single rows that does the same to each of them."""
+    """The kernel that steps single rows, and does to each row what this kernel does to a tensor."""
 
     @cached_property
     def names(self) -> list[str]:
@@ -91,27 +91,27 @@ class Kernel:
 
     @cached_property
     def measures(self) -> bool:
-        """Whether the last sweep depends on sums over the tensor."""
+        """Whether coefficients of the last sweep depend on sums over the tensor."""
         return self.sweeps[-1].measure is not None
 
     @cached_property
     def turns(self) -> bool:
-        """Whether it has two sweeps with a turn between them, for which it needs whole matrices."""
+        """Whether there are two sweeps with a turn between them, which needs whole matrices."""
         return len(self.sweeps) > 1
 
     @cached_property
     def room(self) -> str:
-        """The slot that the first of two sweeps fills, and that does not live on."""
+        """The slot that the first of two sweeps fills, and that only this step needs."""
         (name,) = (name for name, slot in self.slots.items() if not slot.lives)
         return name
 
     @cached_property
     def turned(self) -> tuple[str, ...]:
-        """What `turn` takes: the room for the direction, and slots that are smaller than the parameter."""
+        """The slots that `turn` takes: the room for the direction, and slots smaller than the parameter."""
         return tuple(name for name, slot in self.slots.items() if slot.of != "element" or not slot.lives)
 
     def fits(self, axes: int) -> bool:
-        """Whether a kernel of matrices takes parameters of so many axes."""
+        """Whether a kernel of matrices takes parameters with this number of axes."""
         return axes == 2 or (axes > 2 and self.stacks)
 
 
@@ -128,7 +128,7 @@ def sweep(name: str, *, measure: Measure | None = None) -> Callable[[Callable[..
 def kernel(
     name: str, *, measure: Measure | None = None, after: tuple[Sweep, ...] = (), **more: Any
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Declare the same to be a kernel, with the sweeps that come before it.
+    """Declare such a formula to be the last sweep of a kernel, which comes after the sweeps in `after`.
 
     more: the other fields of `Kernel`.
     """

@@ -1,4 +1,4 @@
-"""What every rule says about itself."""
+"""The base of update rules: what every rule declares."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .slots import AVERAGE, AVERAGE_SLOT, Slot
 
 
 class Rule:
-    """An update rule: hyperparameters as annotations, its state, its formulas, their coefficients."""
+    """An update rule: its hyperparameters (as annotations), state, formulas, and coefficients."""
 
     _fields: ClassVar[dict[str, Hyperparameter]] = {}
 
     update: ClassVar[Kernel]
-    """The formula of a rule that has one only."""
+    """The kernel of a rule that has only one."""
 
     slots: ClassVar[Mapping[str, Slot]] = {}
-    """The state that the rule keeps. A parameter has those slots of elements that its formula takes."""
+    """The state that the rule keeps; a parameter has only those slots of elements that its formula takes."""
 
     takes: ClassVar[tuple[str, ...]] = ()
-    """Those of l1, l2 and weight_decay that are the rule's own; none is applied before it."""
+    """The ones of l1, l2 and weight_decay that the rule itself applies; the prologue leaves them out."""
 
     measures_groups: ClassVar[bool] = False
-    """Whether it adds what it measures over all tensors of a group."""
+    """Whether the rule adds up what it measures over all tensors of a group."""
 
     needs_loss: ClassVar[bool] = False
     """Whether a step needs the loss."""
 
     steps_rows: ClassVar[bool] = False
-    """Whether rows of a parameter can be stepped without the others."""
+    """Whether the rule can step some rows of a parameter without the others."""
 
     scalars: ClassVar[dict[str, float]] = {}
     """The first values of the slots that are one number for a group."""
@@ -59,7 +59,7 @@ class Rule:
 
     @classmethod
     def slots_of(cls, kernel: Kernel, *, averaged: bool) -> dict[str, Slot]:
-        """The slots of a parameter that `kernel` steps, those that the formula takes first.
+        """The slots of a parameter that `kernel` steps; first come those that the formula takes.
 
         averaged: whether an average of the weights is kept.
         """
@@ -72,23 +72,23 @@ class Rule:
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
-        """The update that the hyperparameters `h` choose; it decides which state there is."""
+        """Choose the kernel by the hyperparameters `h`. The kernel decides which slots a parameter has."""
         del h
         return cls.update
 
     @classmethod
     def choose_matrix_kernel(cls, h: SimpleNamespace) -> Kernel | None:
-        """The same for matrices, if they have an update of their own."""
+        """Choose the kernel of matrices; None if they have no kernel of their own."""
         return None
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
-        """The scalars after this step; `h` has those before it."""
+        """Return the scalars after this step; `h` has those before it."""
         return {}
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        """All that depends on the step alone, by the names of the C++ struct's fields.
+        """Return the coefficients that depend on the step alone, by the names of the C++ struct's fields.
 
         `h` has the scalars after the step, ``h.before`` those before it.
         """
@@ -96,5 +96,5 @@ class Rule:
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        """The coefficients that depend on what is measured."""
+        """Return the coefficients, and new state, that depend on the measured sums."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The state that a rule keeps, declared once: the engine, torch and checkpoints all read it here."""
+"""The state that a rule keeps, declared once: the engine, torch and checkpoints read this declaration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 Shape: TypeAlias = tuple[int, ...]
 
 PARAMETER = "p"
-"""The start of a slot that begins as a copy of the parameter."""
+"""The `start` of a slot that begins as a copy of the parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Slot:
     """One quantity that a rule keeps from step to step, such as Adam's mean of the gradients."""
 
     of: Literal["element", "row", "column", "table row", "tensor", "group"] = "element"
-    """What has a number of its own: every element of the parameter; every row or every column of a matrix,
+    """What the slot has a number for: every element of the parameter; every row or every column of a matrix,
     or of each matrix of a stack; every ``p[i]``; the parameter as a whole; or a group of parameters."""
 
     start: float | str = 0.0
@@ -25,10 +25,10 @@ class Slot:
     parameter."""
 
     kept: str | None = None
-    """The dtype that the slot always has; None: that of the parameter, or the optimizer's `state_dtype`."""
+    """The dtype that the slot always has; None means the parameter's, or the optimizer's `state_dtype`."""
 
     lives: bool = True
-    """Whether the slot is state. If not, it is room that is needed during a step only."""
+    """Whether the slot is state. If not, it is room: memory that is needed only during a step."""
 
     def shape(self, p: Shape) -> Shape:
         """The shape of the slot's array for a parameter of shape `p`."""
@@ -45,11 +45,11 @@ class Slot:
                 return ()
 
     def first(self, h: Mapping[str, Any]) -> float:
-        """The first value where that is a number, from the hyperparameters `h`."""
+        """Return the first value, if it is a number; `h` are the hyperparameters."""
         return float(h[self.start] if isinstance(self.start, str) else self.start)
 
 
 AVERAGE = "ema"
-"""The slot of the average of the weights, which every rule keeps if asked to."""
+"""The slot of the average of the weights, which every rule can keep."""
 
 AVERAGE_SLOT = Slot(start=PARAMETER)
