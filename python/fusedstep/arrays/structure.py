@@ -45,7 +45,9 @@ class Structure:
         """Whether `tree` is the same kind of container."""
         if self.kind is np.ndarray:
             return tree is None or isinstance(tree, ARRAYS)
-        return is_series(tree) if self.kind is Sequence else isinstance(tree, Mapping)
+        if self.kind is Mapping:
+            return type(tree) is dict or isinstance(tree, Mapping)  # the second question takes longer
+        return is_series(tree)
 
     def leaves(self, tree: Any) -> list[Any]:
         """Return the leaves of `tree` in this structure's order; raise an error if its structure differs."""

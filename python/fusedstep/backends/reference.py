@@ -40,7 +40,6 @@ class Table:
         """
         if not self._are_plain(indices, values):
             return None
-        self.values = values
         self._rows, self.gradients = summed(indices, values.reshape(len(indices), self._width))
         return self._rows
 
@@ -69,9 +68,12 @@ class Table:
         return range(len(self._rows)), np.array(sums).T
 
     def run(self, coefficients: StepCoefficients) -> None:
-        """Step the taken rows."""
-        if not len(self._rows):
-            return
+        """Step the taken rows, and keep no gradient of them."""
+        if len(self._rows):
+            self._run(coefficients)
+        del self._rows, self.gradients
+
+    def _run(self, coefficients: StepCoefficients) -> None:
         before, rule, after, own = coefficients
         columns: dict[str, Any] = {name: values.reshape(-1, 1) for name, values in (own or {}).items()}
         p, *state = gathered = [self._of(array) for array in (self._p, *self._state)]
@@ -123,12 +125,11 @@ class Plan:
         del zero_gradients
         self._gradients = gradients
         self._tables = list(tables)
-        odd = [
+        return [
             i
             for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
             if g is not None and not self._is_plain(p, g)
         ]
-        return odd + [i for i, table in tables if self._written.sharing(table.values)]
 
     def norm(self) -> tuple[float, bool]:
         """The 2-norm of the gradients, and whether all their elements are finite."""

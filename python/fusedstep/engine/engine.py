@@ -23,7 +23,7 @@ from .group import Group
 from .options import StepOptions, StepResult, checked_options
 from .shares import beside_the_plan, shares_of
 from .slots import made
-from .step import Share, Step
+from .step import Step
 from .tables import Tables, TableShare
 
 if TYPE_CHECKING:
@@ -206,8 +206,7 @@ class Engine(Rule):
             table.begin(t, values[table.group])
         for p, stand_in in strided:
             stand_in[...] = p
-        shares: list[Share] = [*self._shares, *tables]
-        step.prepare(shares, loss)
+        step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         # From here on the native backend cannot fail, and an interrupt takes effect only after its run.
         step.commit()
         self._t = t
@@ -216,7 +215,8 @@ class Engine(Rule):
         finally:
             for p, stand_in in strided:
                 p[...] = stand_in
-            set_to_zero(copied)
+            if copied:
+                set_to_zero(copied)
         return StepResult(step.norm, step.skipped)
 
     def _step_rows(self, name: Hashable, rows: Rows, options: StepOptions) -> StepResult:

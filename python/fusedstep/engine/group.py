@@ -82,6 +82,8 @@ class Group(Mapping[str, Any]):
         values = {
             **self._values,
             **self.scalars,
+            "kernel": self.kernel,
+            "sweep": self.kernel.sweeps[-1],
             "before": self.scalars,
             "next": lambda name: self.value(name, t + 1),
         }

@@ -50,10 +50,16 @@ class StepOptions(NamedTuple):
         return self.scale * clip_coefficient(norm, self.clip_norm)
 
 
+DEFAULTS = StepOptions(1.0, None, math.inf, False, False)
+
+
 def checked_options(
     scale: Any, clip_norm: Any, clip_value: Any, skip_nonfinite: Any, zero_grad: Any
 ) -> StepOptions:
     """Return the options as numbers and bools; raise TypeError or ValueError for one that is neither."""
+    plain = type(scale) is float and scale == 1
+    if plain and clip_norm is clip_value is None and skip_nonfinite is zero_grad is False:
+        return DEFAULTS  # a step without options need not check them again
     return StepOptions(
         checked_number("scale", scale, REAL),
         None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT),

@@ -33,23 +33,26 @@ class GroupShare:
         self._sizes = {i: tensors.dense[i].size for i in positions}
         self._arrays = {i: tensors.slots[i] | tensors.room[i] for i in positions}
         self._values: dict[str, Any] = {}
-        self._gradients: Sequence[Any] = ()
+        self._stepped: Sequence[int] = ()
 
     def begin(self, t: int, values: dict[str, Any], gradients: Sequence[Any]) -> None:
-        """Begin step `t` with the group's values and these gradients, some of which may be None."""
+        """Begin step `t` with the group's values and these gradients, some of which may be None.
+
+        It keeps none of them, so that they can be freed after the step.
+        """
         self.t = t
-        self._values = values
-        self._gradients = gradients
+        self._values = values if self.kernel is self.group.kernel else of_kernel(values, self.kernel)
+        if self.kernel.turns:
+            self._stepped = [i for i in self.positions if gradients[i] is not None]
 
     def at(self) -> At:
-        return At({**self._values, "kernel": self.kernel, "sweep": self.kernel.sweeps[-1]})
+        return At(self._values)
 
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
         turned = []
-        for i, slots in self._arrays.items():
-            if self._gradients[i] is not None:
-                mine = {name: slots[name] for name in self.kernel.turned}
-                turned.append((i, self.kernel.turn(arithmetic, h, self.t, **mine)))
+        for i in self._stepped:
+            slots = {name: self._arrays[i][name] for name in self.kernel.turned}
+            turned.append((i, self.kernel.turn(arithmetic, h, self.t, **slots)))
         return turned
 
     def measured(self, positions: Sequence[int], sums: Array) -> Measured:
@@ -65,6 +68,11 @@ class GroupShare:
         for i, slots in work.turned:
             for name, value in slots.items():
                 self._arrays[i][name][...] = value
+
+
+def of_kernel(values: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
+    """Return a group's values for another kernel than the one that steps most of its parameters."""
+    return {**values, "kernel": kernel, "sweep": kernel.sweeps[-1]}
 
 
 def shares_of(

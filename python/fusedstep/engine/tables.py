@@ -18,6 +18,7 @@ from ..formula.kernel import Arithmetic, Kernel
 from ..formula.rule import Rule
 from ..formula.slots import AVERAGE
 from .group import Group
+from .shares import of_kernel
 from .step import Turned, Work
 
 
@@ -82,10 +83,10 @@ class TableShare:
     def begin(self, t: int, values: dict[str, Any]) -> None:
         """Begin step `t` with the group's values."""
         self.t = t
-        self._values = values
+        self._values = of_kernel(values, self.kernel)
 
     def at(self) -> At:
-        return At({**self._values, "kernel": self.kernel, "sweep": self.kernel.sweeps[-1]})
+        return At(self._values)
 
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
         raise NotImplementedError  # the kernels of rows have one sweep

@@ -65,7 +65,7 @@ class Form(NamedTuple):
         for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
             complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
         for name, slot in self.rule.slots_of(kernel, averaged=h["ema"] != 0).items():
-            key, dtype = self.key(name), self.kept_as(p)
+            key, dtype = self.key(name), getattr(torch, slot.kept) if slot.kept else self.kept_as(p)
             if key in complete or not slot.lives:
                 continue
             if slot.start == PARAMETER:
@@ -73,7 +73,7 @@ class Form(NamedTuple):
             elif slot.of == "element":
                 complete[key] = _filled(p, slot.first(h), dtype)
             else:
-                complete[key] = p.new_zeros(slot.shape(tuple(p.shape)), dtype=dtype)
+                complete[key] = p.new_full(slot.shape(tuple(p.shape)), slot.first(h), dtype=dtype)
         return complete
 
     def restored(
