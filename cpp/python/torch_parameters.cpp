@@ -78,12 +78,12 @@ TorchParameters::TorchParameters(const Exchange& exchange, const py::list& param
     for (const py::str& key : keys) add(key);
     for (const py::str& key : scalar_keys) {
       add(key);
-      found_scalars_.push_back(look_at_scalar(exchange_, objects_.back()));
+      found_scalars_.push_back(scalar_of(exchange_, objects_.back()));
     }
     tensors_.emplace_back();
     fits_.push_back(false);
     if (complete)
-      look(size() - 1);
+      find_memory(size() - 1);
     else
       lacking_.push_back(size() - 1);
   }
@@ -97,7 +97,7 @@ std::optional<View> TorchParameters::view(const py::object& tensor) const {
   return view;
 }
 
-void TorchParameters::look(std::size_t i) {
+void TorchParameters::find_memory(std::size_t i) {
   Tensor& tensor = tensors_[i];
   tensor = {};
   const std::optional<View> p = view(object(i, 0));
@@ -105,13 +105,13 @@ void TorchParameters::look(std::size_t i) {
   if (!fits_[i]) return;
   tensor.size = p->size;
   tensor.p = p->array;
-  fits_[i] = look_at_state(tensor, *p, i);
+  fits_[i] = find_state(tensor, *p, i);
   const std::optional<View> g = view(object(i, 1));
   tensor.stepped = suits(g, *p);
   if (tensor.stepped) tensor.g = g->array;
 }
 
-bool TorchParameters::look_at_state(Tensor& tensor, const View& p, std::size_t i) const {
+bool TorchParameters::find_state(Tensor& tensor, const View& p, std::size_t i) const {
   for (std::size_t slot = 0; slot < slots_; ++slot) {
     const std::optional<View> s = view(object(i, 2 + slot));
     if (!suits(s, p)) return false;
@@ -123,7 +123,7 @@ bool TorchParameters::look_at_state(Tensor& tensor, const View& p, std::size_t i
 void TorchParameters::complete(std::size_t i, const py::list& state, const py::list& scalars) {
   for (std::size_t k = 0; k < scalars_; ++k) {
     object(i, 2 + slots_ + k) = scalars[k];
-    found_scalars_[i * scalars_ + k] = look_at_scalar(exchange_, object(i, 2 + slots_ + k));
+    found_scalars_[i * scalars_ + k] = scalar_of(exchange_, object(i, 2 + slots_ + k));
   }
   replace(i, object(i, 0), object(i, 1), state);
 }
@@ -134,7 +134,7 @@ void TorchParameters::replace(std::size_t i, const py::object& p, const py::obje
   object(i, 1) = g;
   for (std::size_t slot = 0; slot < slots_; ++slot) object(i, 2 + slot) = state[slot];
   rows_.erase(i);
-  look(i);
+  find_memory(i);
 }
 
 bool TorchParameters::take_rows(std::size_t i, py::handle indices, const py::object& values) {

@@ -96,8 +96,8 @@ class TorchParameters {
   py::list column(std::size_t kind, const Members& members) const;
   std::optional<View> view(const py::object& tensor) const;
   /// Looks up where the elements of parameter i, its gradient and its state are.
-  void look(std::size_t i);
-  bool look_at_state(Tensor& tensor, const View& p, std::size_t i) const;
+  void find_memory(std::size_t i);
+  bool find_state(Tensor& tensor, const View& p, std::size_t i) const;
 
   const Exchange& exchange_;
   std::size_t slots_, scalars_, kinds_;

@@ -2,7 +2,7 @@
 
 namespace fusedstep {
 
-TorchScalar look_at_scalar(const Exchange& exchange, const py::object& object) {
+TorchScalar scalar_of(const Exchange& exchange, const py::object& object) {
   if (!object) return {};
   const std::optional<View> view = exchange.view(object);
   if (!view || view->size != 1) throw py::type_error("the scalars of a state must be tensors of one element");

@@ -12,7 +12,7 @@ struct TorchScalar {
 };
 
 /// Looks up a scalar; throws py::type_error unless it is such a tensor. An empty object is 0.
-TorchScalar look_at_scalar(const Exchange& exchange, const py::object& object);
+TorchScalar scalar_of(const Exchange& exchange, const py::object& object);
 
 /// Writes `value` to the tensor.
 void set_scalar(const TorchScalar& scalar, double value);

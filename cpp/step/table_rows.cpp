@@ -72,13 +72,13 @@ void TableRows::for_each_row(const Function& work) const {
     Operands of{.slots = slots_format_};
     for (std::size_t k = first * together; k < std::min(last * together, size()); ++k) {
       if (k + ahead < size()) prefetch(k + ahead);
-      look_at(k, of);
+      set_operands(k, of);
       work(k, of);
     }
   });
 }
 
-void TableRows::look_at(std::size_t k, Operands& of) const {
+void TableRows::set_operands(std::size_t k, Operands& of) const {
   const std::int64_t row = touched()[k];
   of.p = p_[row];
   of.g = gradients_[k];

@@ -50,7 +50,7 @@ class TableRows {
   void for_each_row(const Function& work) const;
 
   /// Replaces the operands of another row by those of the k-th touched row.
-  void look_at(std::size_t k, Operands& of) const;
+  void set_operands(std::size_t k, Operands& of) const;
 
   void prefetch(std::size_t k) const;
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from .arrays.memory import Array, check_array, check_number, flat, is_dense
+from .arrays.memory import Array, check_array, check_format, flat, is_dense
 from .arrays.rows import Rows, row_indices, summed
 from .arrays.structure import Structure, Tree, is_series, listed
 from .engine.options import LIMIT, clip_coefficient
@@ -70,7 +70,7 @@ def flatten(params: Tree) -> tuple[Array, Any]:
     structure, leaves = Structure.of(tree)
     for name, leaf in zip(structure.names, leaves, strict=True):
         label = f"parameter {name!r}"
-        check_number(label, check_array(label, leaf))
+        check_format(label, check_array(label, leaf))
         if leaf.dtype != leaves[0].dtype:
             raise TypeError(f"{label} has dtype {leaf.dtype}, the first one {leaves[0].dtype}")
     buffer = np.empty(sum(leaf.size for leaf in leaves), leaves[0].dtype if leaves else np.float32)
@@ -114,7 +114,7 @@ def _summed(label: str, rows: Rows) -> Array:
 
 
 def _checked(label: str, leaf: Any) -> Array:
-    check_number(label, check_array(label, leaf))
+    check_format(label, check_array(label, leaf))
     return leaf  # type: ignore[no-any-return]  # checked
 
 

@@ -436,7 +436,7 @@ def test_an_error_of_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(native.Plan, "arithmetic", native.Plan.arithmetic._replace(multiply=fail))
+        patched.setattr(native.NativePlan, "arithmetic", native.NativePlan.arithmetic._replace(multiply=fail))
         p = [np.ones((2, 3)), np.ones(4)]
         opt = fs.Adafactor(p)
         before = snapshot(opt, p)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.exceptions import TooHardError
 
 from ..stateful import same
-from .storage import NAMES, DType, is_number
+from .storage import NAMES, DType, is_format
 
 Array = np.ndarray[Any, Any]
 
@@ -29,7 +29,7 @@ def check_parameter(name: Hashable, p: Any) -> None:
     """Raise TypeError or ValueError unless `p` can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, p)
-    check_number(label, p)
+    check_format(label, p)
     check_writeable(name, p)
     if not p.flags.aligned:
         raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
@@ -37,9 +37,9 @@ def check_parameter(name: Hashable, p: Any) -> None:
         raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
 
 
-def check_number(label: str, array: Array) -> None:
+def check_format(label: str, array: Array) -> None:
     """Raise TypeError unless the kernels know the dtype of `array`."""
-    if not is_number(array.dtype):
+    if not is_format(array.dtype):
         raise TypeError(
             f"{label} has dtype {array.dtype}; it must be {', '.join(NAMES)} in native byte order"
         )

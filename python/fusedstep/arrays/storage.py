@@ -16,7 +16,7 @@ NAMES = ("float32", "float64", "bfloat16", "float16")
 
 
 @lru_cache  # NumPy builds the name of a dtype anew each time
-def is_number(dtype: DType) -> bool:
+def is_format(dtype: DType) -> bool:
     """Whether the kernels know numbers of this type."""
     return dtype.isnative and dtype.name in NAMES
 
@@ -32,7 +32,7 @@ def mix(a: DType, b: DType) -> bool:
     return arithmetic(a) == arithmetic(b)
 
 
-def number_type(label: str, given: npt.DTypeLike | None) -> DType | None:
+def checked_format(label: str, given: npt.DTypeLike | None) -> DType | None:
     """The dtype that an argument asks for; None stands for each parameter's own."""
     if given is None:
         return None
@@ -42,6 +42,6 @@ def number_type(label: str, given: npt.DTypeLike | None) -> DType | None:
         dtype: DType = np.dtype(given)
     except TypeError:
         dtype = np.dtype(object)
-    if not is_number(dtype):
+    if not is_format(dtype):
         raise TypeError(f"{label} must be one of {', '.join(NAMES)}, got {given!r}")
     return dtype

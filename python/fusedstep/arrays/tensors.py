@@ -13,7 +13,7 @@ from .memory import (
     Memory,
     check_array,
     check_disjoint,
-    check_number,
+    check_format,
     check_parameter,
     check_writeable,
     dense,
@@ -116,7 +116,7 @@ def check_gradient(
     g = check_array(label, gradient)
     if g.shape != shape:
         raise ValueError(f"{label} has shape {g.shape}, {of} {shape}")
-    check_number(label, g)
+    check_format(label, g)
     if not mix(g.dtype, dtype):
         raise TypeError(f"{label} has dtype {g.dtype}, {of} {dtype}")
     for other in written.sharing(g):

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays.memory import check_arrays, check_number
-from ..arrays.storage import arithmetic, is_number, mix, number_type
+from ..arrays.memory import check_arrays, check_format
+from ..arrays.storage import arithmetic, checked_format, is_format, mix
 from ..arrays.structure import Params
 from ..engine.engine import Engine
 from ..engine.optimizer import Optimizer
@@ -54,10 +54,10 @@ class Running(Swappable):
     ) -> None:
         optimizer = params if isinstance(params, Engine) else None
         weights = Weights(params)
-        given = number_type("dtype", dtype)
+        given = checked_format("dtype", dtype)
         dtypes = {name: given or _precise(p.dtype) for name, p in weights.arrays.items()}
         for name, p in weights.arrays.items():
-            check_number(f"parameter {name!r}", p)
+            check_format(f"parameter {name!r}", p)
             if not mix(dtypes[name], p.dtype):
                 raise TypeError(
                     f"parameter {name!r} has dtype {p.dtype}, which has no average in {dtypes[name]}"
@@ -96,7 +96,7 @@ class Running(Swappable):
 
 def _precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of an average: float32 for 16 bits, which would round small changes of it away."""
-    return arithmetic(dtype) if is_number(dtype) else dtype
+    return arithmetic(dtype) if is_format(dtype) else dtype
 
 
 class EMA(Running):

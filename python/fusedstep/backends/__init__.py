@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeAlias
 
 from . import native, reference
 
-Plan: TypeAlias = native.Plan | reference.Plan
-Table: TypeAlias = native.Table | reference.Table
+Plan: TypeAlias = native.NativePlan | reference.NumpyPlan
+Table: TypeAlias = native.NativeTable | reference.NumpyTable
 
 
 class Backend(NamedTuple):
@@ -18,6 +18,6 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {
-    "native": Backend(native.Plan, native.Table),
-    "numpy": Backend(reference.Plan, reference.Table),
+    "native": Backend(native.NativePlan, native.NativeTable),
+    "numpy": Backend(reference.NumpyPlan, reference.NumpyTable),
 }

@@ -13,7 +13,7 @@ from ..formula.kernel import Arithmetic, Array, Kernel
 ARITHMETIC = Arithmetic(_core.square_sums, _core.multiply)
 
 
-class Table(_core.NumpyTable):
+class NativeTable(_core.NumpyTable):
     """The compiled table, an array of which some rows are stepped; made from the kernel of a row."""
 
     def __init__(
@@ -23,7 +23,7 @@ class Table(_core.NumpyTable):
         self.kernel = kernel
 
 
-class Plan(_core.NumpyPlan):
+class NativePlan(_core.NumpyPlan):
     """The compiled plan, made from kernels."""
 
     arithmetic: ClassVar = ARITHMETIC

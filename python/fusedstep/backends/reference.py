@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays import memory
 from ..arrays.rows import summed
-from ..arrays.storage import arithmetic, is_number, mix
+from ..arrays.storage import arithmetic, is_format, mix
 from ..arrays.tensors import Operands
 from ..formula.arithmetic import clamp
 from ..formula.average import average
@@ -19,7 +19,7 @@ from ..formula.kernel import Arithmetic, Array, Coefficients, Kernel, Sweep
 from .sums import block_sum, multiply, norm, square_sums
 
 
-class Table:
+class NumpyTable:
     """Some rows of an array, gathered, stepped and put back. The counterpart of cpp/step/table_rows.hpp."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Table:
             and indices.dtype == np.int64
             and indices.ndim == 1
             and not ((indices < 0) | (indices >= len(self._p))).any()
-            and is_number(values.dtype)
+            and is_format(values.dtype)
             and mix(values.dtype, self._p.dtype)
             and values.shape == (len(indices), *self._p.shape[1:])
             and not any(np.may_share_memory(values, array) for array in self._written)
@@ -94,7 +94,7 @@ class Table:
         array[self._rows] = rows.reshape(len(rows), *array.shape[1:])
 
 
-class Plan:
+class NumpyPlan:
     """The counterpart of the native plan, with the same methods."""
 
     arithmetic: ClassVar = Arithmetic(square_sums, multiply)
@@ -105,7 +105,7 @@ class Plan:
         self._kernels = kernels
         self._tensors = tensors
         self._gradients: list[Array | None] = []
-        self._tables: list[tuple[int, Table]] = []
+        self._tables: list[tuple[int, NumpyTable]] = []
         self._written = memory.Memory(
             ("", array) for _, p, state, mean in tensors for array in (p, *state, mean) if array is not None
         )
@@ -191,7 +191,7 @@ class Plan:
 
     def _of_tables(
         self, coefficients: Sequence[StepCoefficients | None]
-    ) -> list[tuple[Table, StepCoefficients]]:
+    ) -> list[tuple[NumpyTable, StepCoefficients]]:
         given = map(_given, coefficients[len(self._kernels) :])
         return list(zip((table for _, table in self._tables), given, strict=True))
 
@@ -199,7 +199,7 @@ class Plan:
         return (
             p.flags.writeable
             and type(g) is np.ndarray
-            and is_number(g.dtype)
+            and is_format(g.dtype)
             and mix(g.dtype, p.dtype)
             and g.shape == p.shape
             and memory.matches(p, g)

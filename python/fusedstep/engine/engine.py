@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..arrays.memory import Array, set_to_zero
 from ..arrays.rows import Rows
-from ..arrays.storage import DType, number_type
+from ..arrays.storage import DType, checked_format
 from ..arrays.structure import Groups, Params
 from ..arrays.tensors import Tensors
 from ..backends import BACKENDS
@@ -68,7 +68,7 @@ class Engine(Rule):
         if backend not in BACKENDS:
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
         self.backend = backend
-        state_type = number_type("state_dtype", state_dtype)
+        state_type = checked_format("state_dtype", state_dtype)
         self._t = 0
         self._row_steps: dict[Hashable, int] = {}
         self.busy = Busy()

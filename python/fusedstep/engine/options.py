@@ -36,7 +36,7 @@ class StepOptions(NamedTuple):
     skip_nonfinite: bool
     zero_grad: bool
 
-    def look(self, plan: HasNorm) -> tuple[float | None, bool]:
+    def norm_and_skip(self, plan: HasNorm) -> tuple[float | None, bool]:
         """Return the norm of the scaled gradients of `plan`, if needed, and whether to skip the step."""
         if self.clip_norm is None and not self.skip_nonfinite:
             return None, False

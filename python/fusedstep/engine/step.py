@@ -147,7 +147,7 @@ class Step:
         """Find the norm, and decide whether the step is `skipped`; a skipped step ends here."""
         self._plan = plan
         self._options = options
-        self.norm, self.skipped = options.look(plan)
+        self.norm, self.skipped = options.norm_and_skip(plan)
 
     def prepare(self, shares: Sequence[Share], loss: float | None) -> None:
         """Compute everything that the last sweep needs, and the new values of the small state."""

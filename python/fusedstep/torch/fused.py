@@ -29,7 +29,7 @@ from .batch import Group
 from .distributed import is_distributed
 from .form import Form, by_kernel, kernel_of
 from .lending import FLOATS, Loan
-from .plan import Plan
+from .plan import TorchPlan
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
@@ -39,7 +39,7 @@ class Machine:
     """What an optimizer keeps between steps besides its state; it is neither copied nor pickled."""
 
     def __init__(self) -> None:
-        self.plan = Plan()
+        self.plan = TorchPlan()
         self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
         """The tensors in which the directions of matrices are computed."""
         self.busy = Busy()

@@ -15,7 +15,7 @@ from ..formula.kernel import Arithmetic
 from .distributed import global_norm
 
 
-class Plan(_core.TorchPlan):
+class TorchPlan(_core.TorchPlan):
     """The compiled plan, with the norm over all processes."""
 
     arithmetic: ClassVar[Arithmetic] = ARITHMETIC
