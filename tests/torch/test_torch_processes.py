@@ -42,6 +42,9 @@ from tests.helpers.torch_ranks import (  # noqa: E402
     whole,
 )
 
+# All on one worker of pytest-xdist, which starts the processes once.
+pytestmark = pytest.mark.xdist_group("processes")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # the steps move weights by 0.1 and more
 

@@ -88,7 +88,7 @@ class RowwiseAdagrad(Optimizer):
 
     For a matrix, with the mean over each row: ``s ← s + mean(g²);  p ← p - lr·g / (√s + eps)``. `Adagrad`
     steps all other parameters. State, 4 bytes: s; for a matrix, one number per row. `step` also needs memory
-    for the g of a matrix, in the dtype of the state, so 16 bits round it. For embeddings, with `step_rows`.
+    for the g of a matrix, in the dtype of the state, so 16 bits round it. For embeddings, with `Rows`.
 
     lr: step size, default 0.01. eps: default 1e-8. Further options and errors: see `Optimizer`.
     """
