@@ -22,6 +22,7 @@ import fusedstep as fs
 
 SIZES = {"1000 of 1000": [1000] * 1000, "one of 10^4": [10_000], "one of 10": [10]}
 STEPS = {"1000 of 1000": (4, 12), "one of 10^4": (100, 600), "one of 10": (100, 600)}
+ONE_THREAD = ("FUSEDSTEP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 COUNT = re.compile(r"Collected : (\d+)")
 
 
@@ -54,7 +55,7 @@ def count(api: str, case: str, steps: int) -> int:
         found = COUNT.search(
             subprocess.run(
                 ["valgrind", "--tool=callgrind", output, sys.executable, __file__, api, case, str(steps)],
-                env={**os.environ, "PYTHONHASHSEED": "0", "FUSEDSTEP_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONHASHSEED": "0", **dict.fromkeys(ONE_THREAD, "1")},
                 capture_output=True,
                 text=True,
                 check=True,
