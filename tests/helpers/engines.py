@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ MIXES: dict[str, tuple[list[str], str | None, str | None]] = {
 
 
 def normal(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
+    return drawn(seed, shape, dtype).copy()
+
+
+@lru_cache(maxsize=1024)
+def drawn(seed: int, shape: Any, dtype: Any) -> Array:
+    """The same, of which each run of a test needs a copy."""
     return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 

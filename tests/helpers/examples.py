@@ -19,7 +19,6 @@ from tests.helpers.choices import (
     measures,
 )
 from tests.helpers.engines import DTYPES, MIXES, normal
-from tests.helpers.exactly import same_bits
 from tests.helpers.internals import _core
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -240,17 +239,3 @@ def snapshot(opt: Any, p: Sequence[Array]) -> dict[str, Array]:
 def of_tensor(found: dict[str, Array], i: int) -> dict[str, Array]:
     """What of a snapshot is of the tensor i."""
     return {k: a for k, a in found.items() if k.endswith(f" {i}") and " of group " not in k}
-
-
-def equal(a: Array, b: Array) -> bool:
-    """Of one shape, and the same bits."""
-    one, other = (np.atleast_1d(np.ascontiguousarray(x)) for x in (a, b))
-    return a.shape == b.shape and same_bits(one, other)
-
-
-def assert_same(found: dict[str, Array], expected: dict[str, Array], context: Any = None) -> None:
-    """Two snapshots have the same names, shapes and bits."""
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert array.shape == expected[name].shape, (name, context)
-        assert equal(array, expected[name]), (name, context)

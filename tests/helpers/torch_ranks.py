@@ -1,10 +1,11 @@
-"""What each process does where there are several: run as a script, once per rank.
+"""What each process does where there are several: ``torch_ranks.py WORLD FOLDER`` starts so many.
 
 A rank saves what the tests want to know as ``RANK.pt``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,6 +15,15 @@ from typing import Any, TypeAlias, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint import state_dict as sd
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+from torch.multiprocessing import start_processes
+from torch.nn.parallel import DistributedDataParallel
 
 import fusedstep.torch as ft
 
@@ -59,8 +69,7 @@ def weights(model: nn.Module) -> Tensors:
 
 def data_parallel(_: Path) -> Saved:
     """DDP with the state on all ranks, with clipping, and with ZeRO, for each class."""
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-    from torch.nn.parallel import DistributedDataParallel
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # which warns as it is imported
 
     saved: Saved = {}
     for name, options in OPTIONS.items():
@@ -124,9 +133,6 @@ def fully_sharded(folder: Path) -> Saved:
 
 def sharded_model(*, hybrid: bool = False) -> nn.Sequential:
     """Return the model shared out over the ranks, or over each half of them."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-
     model = new_model()
     world = dist.get_world_size()
     dims = ("copies", "shares")  # which a mesh of two dimensions has to have
@@ -153,8 +159,6 @@ def layout(model: nn.Module, optimizer: Any) -> dict[tuple[str, str], str]:
 
 
 def describe(value: Any) -> str:
-    from torch.distributed.tensor import DTensor
-
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     text = f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"
@@ -170,8 +174,6 @@ def resume_by_own_state_dict(_model: nn.Module, old: Any, new: Any, _folder: Pat
 
 def resume_from_whole_state(model: nn.Module, old: Any, new: Any, _folder: Path) -> Any:
     """Gather the state on rank 0 and share it out again."""
-    from torch.distributed.checkpoint import state_dict as sd
-
     gather = sd.StateDictOptions(full_state_dict=True, cpu_offload=True)
     share_out = sd.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     sd.set_optimizer_state_dict(
@@ -182,10 +184,6 @@ def resume_from_whole_state(model: nn.Module, old: Any, new: Any, _folder: Path)
 
 def resume_from_files(model: nn.Module, old: Any, new: Any, folder: Path) -> Any:
     """Save each rank's share of the state to a file of its own."""
-    from torch.distributed.checkpoint import state_dict as sd
-    from torch.distributed.checkpoint.state_dict_loader import load
-    from torch.distributed.checkpoint.state_dict_saver import save
-
     save({"optimizer": sd.get_optimizer_state_dict(model, old)}, checkpoint_id=folder)
     loaded = {"optimizer": sd.get_optimizer_state_dict(model, new)}
     load(loaded, checkpoint_id=folder)
@@ -233,7 +231,6 @@ def whole(name: str, clip_norm: float | None = None) -> Tensors:
 
 def sharded(name: str, placement: Any, mesh: Any, clip_norm: float | None = None) -> Tensors:
     """The same with a part of each parameter in each process."""
-    from torch.distributed.tensor import DTensor, Shard
 
     def share(tensor: Any) -> Any:
         rows = -(-tensor.shape[0] // mesh.size())
@@ -264,10 +261,6 @@ def run(name: str, share: Callable[[Any], Any], clip_norm: float | None) -> Tens
 
 def sums(_: Path) -> Saved:
     """Rules whose steps depend on sums; one parameter as FSDP2 shards it over tensor parallelism."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard
-    from torch.distributed.tensor.placement_types import _StridedShard
-
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     strided = _StridedShard(0, split_factor=1)
     saved: Saved = {(name, "sums"): sharded(name, Shard(0), mesh) for name in SHARDED}
@@ -276,20 +269,26 @@ def sums(_: Path) -> Saved:
     return saved
 
 
-def run_as_rank(rank: str, world: str, folder: str) -> None:
+def run_as_rank(rank: int, world: int, folder: Path) -> None:
     dist.init_process_group(
         "gloo",
-        init_method=(Path(folder) / "rendezvous").as_uri(),
-        rank=int(rank),
-        world_size=int(world),
+        init_method=(folder / "rendezvous").as_uri(),
+        rank=rank,
+        world_size=world,
         timeout=timedelta(seconds=TIMEOUT),
     )
     saved: Saved = {}
     for part in (data_parallel, fully_sharded, sums):
-        saved |= part(Path(folder))
-    torch.save(saved, Path(folder) / f"{rank}.pt")
+        saved |= part(folder)
+    torch.save(saved, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
+def main(world: int, folder: Path) -> None:
+    """Run all ranks; where processes can fork, they share what is imported here."""
+    start_method = "fork" if hasattr(os, "fork") else "spawn"
+    start_processes(run_as_rank, (world, folder), world, start_method=start_method)
+
+
 if __name__ == "__main__":
-    run_as_rank(*sys.argv[1:])
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -198,12 +198,19 @@ def through_a_file(state_dict: Options) -> Options:
 # --- Bits and closeness ---
 
 
-def raw(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach()).reshape(-1).view(torch.uint8)
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(x: Tensor) -> Tensor:
+    """The same memory as integers; complex numbers as pairs."""
+    x = x.detach().resolve_conj().resolve_neg()
+    if x.is_complex():
+        x = torch.view_as_real(x)
+    return x.view(INTEGERS[x.element_size()])
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    return bool(a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw(a), raw(b)))
+    return bool(a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b)))
 
 
 def assert_same(found: dict[Any, Tensor], expected: dict[Any, Tensor], context: Any = None) -> None:
@@ -522,7 +529,7 @@ class InNumpy(torch.optim.Optimizer):  # type: ignore[misc]
             p.copy_(to_torch(array, p))
             state = {self._key(slot): to_torch(value, p) for slot, value in optimizer.state[i].items()}
             if numbers or state:
-                self.state[p].update(state, **copy.deepcopy(numbers))
+                self.state[p].update(state, **{name: value.clone() for name, value in numbers.items()})
 
     def _key(self, slot: str) -> str:
         return KEYS.get(self.name, {}).get(slot, slot)

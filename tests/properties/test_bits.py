@@ -23,6 +23,7 @@ from tests.helpers.choices import (
     matrix_kernel_of,
     variants,
 )
+from tests.helpers.engines import normal
 from tests.helpers.exactly import assert_same, guarded, same_bits
 from tests.helpers.internals import AVERAGES, _core
 
@@ -39,10 +40,6 @@ FORMS: dict[str, dict[str, Any]] = {"plain": {}, "averaged": {"ema": 0.75}, "all
 
 Size = int | tuple[int, ...]
 OF_MATRICES: list[Size] = [(65, 40), (3, 3), (2, 3, 5), (1, 4100)]
-
-
-def normal(seed: int, n: Size, dtype: Any) -> Array:
-    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
 
 
 def seeded(t: int, n: Size, dtype: Any) -> Array:

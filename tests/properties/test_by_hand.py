@@ -12,11 +12,11 @@ import pytest
 import fusedstep as fs
 from tests.helpers.choices import Options, matrix_kernel_of
 from tests.helpers.engines import DTYPES
+from tests.helpers.exactly import assert_same
 from tests.helpers.examples import (
     Array,
     Gradients,
     all_gradients,
-    assert_same,
     by_number,
     drawn,
     grouped,

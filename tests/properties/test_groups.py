@@ -16,13 +16,13 @@ import pytest
 import fusedstep as fs
 from tests.helpers.choices import Options, id_of, matrix_kernel_of
 from tests.helpers.engines import DTYPES, MIXES, normal
+from tests.helpers.exactly import assert_same
 from tests.helpers.examples import (
     EXAMPLES,
     MEASURING,
     STEPS,
     Array,
     all_gradients,
-    assert_same,
     by_number,
     drawn,
     few_shapes_of,

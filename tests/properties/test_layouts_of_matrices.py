@@ -16,16 +16,8 @@ import pytest
 import fusedstep as fs
 from tests.helpers.choices import Options, id_of, matrix_kernel_of
 from tests.helpers.engines import DTYPES, ENGINES, MIXES, ml_dtypes, normal, with_gaps
-from tests.helpers.examples import (
-    MEASURED,
-    OF_MATRICES,
-    Array,
-    Shape,
-    assert_same,
-    drawn,
-    snapshot,
-    step,
-)
+from tests.helpers.exactly import assert_same
+from tests.helpers.examples import MEASURED, OF_MATRICES, Array, Shape, drawn, snapshot, step
 
 Arrange = Callable[[Array], Array]
 Example = tuple[str, Options]

@@ -16,14 +16,13 @@ import pytest
 import fusedstep as fs
 from tests.helpers.choices import matrix_kernel_of
 from tests.helpers.engines import DTYPES, MIXES, normal, with_gaps
+from tests.helpers.exactly import assert_same, same_bits
 from tests.helpers.examples import (
     FEW_MATRICES,
     Array,
     Shape,
     all_gradients,
-    assert_same,
     by_number,
-    equal,
     gradients,
     grouped,
     mixes_of,
@@ -62,7 +61,7 @@ def test_first_state(rule: str, state_dtype: str | None, backend: Any) -> None:
             assert state.dtype == (array.dtype if state_dtype is None else DTYPES[state_dtype])
             start = cls.slots[slot].start if slot in cls.slots else "p" if slot == "ema" else 0.0
             if start == "p":
-                assert equal(state, array.astype(state.dtype))
+                assert same_bits(state, array.astype(state.dtype))
             else:
                 first = opt.groups[0][start] if isinstance(start, str) else start
                 assert (state == np.array(first).astype(state.dtype)).all()
@@ -115,12 +114,12 @@ def test_what_is_saved_is_a_copy(rule: str, backend: Any) -> None:
     def assert_kept() -> None:
         for i, slots in kept["state"].items():
             assert saved["state"][i].keys() == slots.keys() == opt.state[i].keys()
-            assert all(equal(saved["state"][i][slot], array) for slot, array in slots.items())
+            assert all(same_bits(saved["state"][i][slot], array) for slot, array in slots.items())
 
     assert_kept()
     step(opt, all_gradients(rule, 2, p))
     assert_kept()
-    assert not all(map(equal, saved["state"][0].values(), opt.state[0].values()))
+    assert not all(map(same_bits, saved["state"][0].values(), opt.state[0].values()))
     opt.load_state_dict(saved)
     step(opt, all_gradients(rule, 2, p))
     assert_kept()

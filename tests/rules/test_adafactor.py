@@ -16,8 +16,8 @@ import pytest
 
 import fusedstep as fs
 from tests.helpers.engines import DTYPES, ENGINES, normal
-from tests.helpers.exactly import same_bits
-from tests.helpers.examples import assert_same, parameters, snapshot
+from tests.helpers.exactly import assert_same, same_bits
+from tests.helpers.examples import parameters, snapshot
 from tests.helpers.internals import native
 from tests.helpers.sums import rough
 

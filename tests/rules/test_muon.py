@@ -16,8 +16,8 @@ import pytest
 
 import fusedstep as fs
 from tests.helpers.engines import DTYPES, MIXES, ml_dtypes, normal
-from tests.helpers.exactly import same_bits
-from tests.helpers.examples import assert_same, of_tensor, parameters, snapshot
+from tests.helpers.exactly import assert_same, same_bits
+from tests.helpers.examples import of_tensor, parameters, snapshot
 
 Array = np.ndarray[Any, Any]
 Options: TypeAlias = dict[str, Any]

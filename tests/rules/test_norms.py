@@ -9,7 +9,8 @@ import numpy as np
 import fusedstep as fs
 from tests.helpers.choices import Options
 from tests.helpers.engines import normal
-from tests.helpers.examples import STEPS, Array, assert_same, parameters, snapshot
+from tests.helpers.exactly import assert_same
+from tests.helpers.examples import STEPS, Array, parameters, snapshot
 
 
 def leaning(seed: int, shape: Any) -> Array:

@@ -10,11 +10,10 @@ import pytest
 
 import fusedstep as fs
 from tests.helpers.engines import BACKENDS, DTYPES, MIXES, ml_dtypes, normal, with_gaps
-from tests.helpers.exactly import same_bits
+from tests.helpers.exactly import assert_same, same_bits
 from tests.helpers.examples import (
     VECTORS,
     Array,
-    assert_same,
     by_number,
     gradients,
     grouped,

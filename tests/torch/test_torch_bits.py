@@ -36,6 +36,13 @@ OTHERS: list[tuple[int, ...]] = [(), (2, 3, 4), (4103,), (0,)]
 SHAPES = [*MATRICES, *OTHERS]
 LOSSES = [2.0, 1.5, 1.7, 0.2, 0.3, 0.1]
 
+
+@pytest.fixture(autouse=True)
+def _threads(_restored_runtime: None) -> None:
+    """Two, with which no bit changes."""
+    fs.set_num_threads(2)
+
+
 each_dtype = pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64, BFLOAT16, FLOAT16], ids=str)
 
 

@@ -9,7 +9,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -56,29 +55,22 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "FUSEDSTEP_NUM_THREADS": "1"}
 
 
-def failure(commands: list[list[str]], folder: Path) -> str:
-    """Run the commands at once, end all when one fails or time is up, and return what they wrote if so."""
-    logs = [folder / f"{i}.log" for i in range(len(commands))]
-    processes: list[subprocess.Popen[bytes]] = []
-    end = time.monotonic() + TIMEOUT
+def failure(arguments: list[str]) -> str:
+    """Run Python with these arguments, and return what it wrote if it fails or time is up."""
+    command = [sys.executable, *arguments]
     try:
-        for command, log in zip(commands, logs, strict=True):
-            with log.open("wb") as file:
-                processes.append(
-                    subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
-                )
-        while any(process.poll() is None for process in processes):
-            if time.monotonic() > end or any(process.poll() for process in processes):
-                break
-            time.sleep(0.05)
-        codes = [process.poll() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    if any(codes) or None in codes:
-        return f"exit codes {codes}\n" + "\n".join(log.read_text() for log in logs)
-    return ""
+        ended = subprocess.run(
+            command,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"after {TIMEOUT} s\n{error.output}"
+    return f"exit code {ended.returncode}\n{ended.stdout}" if ended.returncode else ""
 
 
 Ranks: TypeAlias = Callable[[int], list[Saved]]
@@ -91,10 +83,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     @cache  # of a failure too, which may have taken as long as it was let
     def outcome(world: int) -> tuple[str, Path]:
         folder = tmp_path_factory.mktemp("ranks")
-        script = [sys.executable, torch_ranks.__file__]
-        return failure(
-            [[*script, str(rank), str(world), str(folder)] for rank in range(world)], folder
-        ), folder
+        return failure([torch_ranks.__file__, str(world), str(folder)]), folder
 
     @cache
     def saved(world: int) -> list[Saved]:
@@ -203,16 +192,17 @@ def test_sums_are_over_all_processes(ranks: Ranks, name: str, world: int) -> Non
 @pytest.mark.source
 def test_example_zero_has_example_ddps_bits(tmp_path: Path) -> None:
     for example in ("ddp", "zero", "fsdp2"):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         script = [str(EXAMPLES / f"{example}.py"), "--out", str(tmp_path / f"{example}.pt")]
-        assert not (why := failure([torchrun + script], tmp_path)), why
+        assert not (why := failure(torchrun + script)), why
     ddp, zero, fsdp2 = (torch.load(tmp_path / f"{example}.pt") for example in ("ddp", "zero", "fsdp2"))
     assert_same_bits(zero, ddp)
     torch.testing.assert_close(fsdp2, ddp, **ROUNDING)
 
 
 @pytest.mark.source
-def test_example_gpt_runs(tmp_path: Path) -> None:
+def test_example_gpt_runs() -> None:
     sizes = ["--steps", "2", "--layers", "1", "--width", "16"]
-    assert not (why := failure([[sys.executable, str(EXAMPLES / "gpt.py"), *sizes]], tmp_path)), why
-    assert "fusedstep" in (tmp_path / "0.log").read_text()
+    command = [sys.executable, str(EXAMPLES / "gpt.py"), *sizes]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert "fusedstep" in ended.stdout

@@ -337,16 +337,21 @@ def test_steps_in_inference_mode(name: str) -> None:
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("failing", ["square_sums", "multiply", "none"])
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_errors_in_the_direction_leave_everything(
     name: str,
+    failing: str,
     begun: bool,
     after: int,
     error: type[BaseException],
     dtype: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many directions were made; the next step is as if it had not been."""
+    """In an operation of the backend or after them all, however many directions were made before.
+
+    The next step is as if it had not been.
+    """
     shapes: list[tuple[int, ...]] = [(70, 67), (6, 11), (9,), (11, 6), (4103,), (3, 5)]
     ours, other = (new(name, several(dtype, shapes), clip_norm=1.0) for _ in range(2))
     if begun:
@@ -357,12 +362,15 @@ def test_errors_in_the_direction_leave_everything(
     turn: Any = kernel.turn
     calls: list[Any] = []
 
-    def broken(*given: Any, **slots: Any) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    def broken(arithmetic: Any, *given: Any, **slots: Any) -> Any:
         calls.append(given)
-        made = turn(*given, **slots)
-        if len(calls) > after:
-            raise error
-        return made
+        if len(calls) <= after:
+            return turn(arithmetic, *given, **slots)
+        turn(arithmetic._replace(**{failing: fail} if failing != "none" else {}), *given, **slots)
+        raise error
 
     give(all_parameters(ours), 1)
     with monkeypatch.context() as patch:

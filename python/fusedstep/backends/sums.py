@@ -52,11 +52,11 @@ def norm(runs: Sequence[Array]) -> tuple[float, bool]:
 
 def block_sum(x: Array) -> float:
     """Sum all elements: in each block by lanes, which are added by halves; then block after block."""
-    padded = np.zeros(-(-x.size // BLOCK) * BLOCK)
-    padded[: x.size] = x
-    sums = np.zeros((padded.size // BLOCK, LANES))
-    for row in np.moveaxis(padded.reshape(-1, BLOCK // LANES, LANES), 1, 0):
-        sums += row
+    padded = np.zeros((-(-x.size // BLOCK), BLOCK // LANES, LANES))
+    padded.reshape(-1)[: x.size] = x
+    sums = np.zeros((len(padded), LANES))
+    for row in range(-(-min(x.size, BLOCK) // LANES)):  # those after it are zeros
+        sums += padded[:, row]
     while sums.shape[1] > 1:
         half = sums.shape[1] // 2
         sums = sums[:, :half] + sums[:, half:]

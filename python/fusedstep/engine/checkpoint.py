@@ -74,7 +74,7 @@ def _schedules(group: Group) -> dict[str, Stateful]:
     return {
         name: value
         for name, value in group.hyperparameters()
-        if isinstance(value, Stateful) and value.state_dict()
+        if callable(value) and isinstance(value, Stateful) and value.state_dict()
     }
 
 
