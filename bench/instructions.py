@@ -21,7 +21,7 @@ import numpy as np
 import fusedstep as fs
 
 SIZES = {"1000 of 1000": [1000] * 1000, "one of 10^4": [10_000], "one of 10": [10]}
-STEPS = {"1000 of 1000": (4, 12), "one of 10^4": (100, 600), "one of 10": (100, 600)}
+STEPS = {"1000 of 1000": (10, 50), "one of 10^4": (100, 600), "one of 10": (100, 600)}
 ONE_THREAD = ("FUSEDSTEP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 COUNT = re.compile(r"Collected : (\d+)")
 
