@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -917,26 +916,31 @@ def test_text_paths_and_one_file_for_each_name(tmp_path: Path) -> None:
 
 
 KILLS = 50
-STEPS = 4000
-SCRIPT = Path(killed_run.__file__)
+STEPS = 2000
 
 
-def start(folder: Path, *, save: bool) -> subprocess.Popen[str]:
-    one = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
-    command = [sys.executable, str(SCRIPT), str(folder), str(STEPS), str(int(save))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **one})
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What starts processes that have imported everything, each with one thread of BLAS."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["fusedstep.control", "safetensors.numpy"])
+    return found
 
 
-def began(process: subprocess.Popen[str]) -> int:
-    """The step from which a process trains, when it says that it does."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("training from "), line
-    return int(line.split()[-1])
+def start(server: Any, folder: Path, *, save: bool) -> tuple[Any, Any]:
+    """A process that trains, and the end of a pipe on which it tells how far it is."""
+    heard, told = server.Pipe(duplex=False)
+    process = server.Process(target=killed_run.train, args=(folder, STEPS, told), kwargs={"save": save})
+    process.start()
+    told.close()
+    return process, heard
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_run_that_is_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_fifty_times_ends_with_the_same_bits(server: Any, tmp_path: Path) -> None:
+    """Each time it is killed after as many saves as are drawn, while it trains or saves again."""
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     killed.mkdir()
     unbroken.mkdir()
@@ -944,14 +948,18 @@ def test_a_run_that_is_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path
     rng = np.random.default_rng(20)
     starts = []
     for _ in range(KILLS):
-        with start(killed, save=True) as process:
-            try:
-                starts.append(began(process))
-                time.sleep(rng.uniform(0, 0.05))
-                assert process.poll() is None
-            finally:
-                process.kill()
-        assert process.returncode == -signal.SIGKILL
+        process, heard = start(server, killed, save=True)
+        try:
+            starts.append(heard.recv())
+            for _ in range(rng.integers(0, 4)):
+                heard.recv()
+            time.sleep(rng.uniform(0, 0.01))
+            assert process.is_alive()
+        finally:
+            process.kill()
+            process.join()
+            heard.close()
+        assert process.exitcode == -signal.SIGKILL
         if path.exists():
             stored = st.load_file(path)
             assert len(stored) == 3 * 4 + 3 + 3 + 2  # weights and three slots, best, mean, total and ballast
@@ -959,9 +967,10 @@ def test_a_run_that_is_killed_fifty_times_ends_with_the_same_bits(tmp_path: Path
     assert starts == sorted(starts)
 
     for folder in (killed, unbroken):
-        with start(folder, save=False) as process:
-            starts.append(began(process))
-            assert process.wait(60) == 0
+        process, heard = start(server, folder, save=False)
+        starts.append(heard.recv())
+        process.join(60)
+        assert process.exitcode == 0
     assert starts.pop() == 0
     assert 0 < starts[-1] < STEPS
     assert len(set(starts)) > 5, starts  # several legs went on from where others were killed

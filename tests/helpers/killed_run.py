@@ -1,14 +1,9 @@
-"""A training run that saves a checkpoint after every step, to be killed and started again by a test.
-
-``killed_run.py FOLDER STEPS SAVE``: goes on from the checkpoint in FOLDER, if there is one, to step STEPS. It
-prints a line before its first step, and writes final.npz and final.json at the end. With SAVE 0 it saves no
-more checkpoints.
-"""
+"""A training run that saves a checkpoint after every step, to be killed and started again by a test."""
 
 from __future__ import annotations
 
 import json
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +12,12 @@ import numpy as np
 import fusedstep as fs
 
 
-def main(folder: Path, steps: int, *, save: bool) -> None:
-    """Fit a network of two layers to a fixed data set."""
+def train(folder: Path, steps: int, pipe: Connection, *, save: bool) -> None:
+    """Fit a network of two layers to a fixed data set, from the checkpoint in the folder if there is one.
+
+    It tells from which step it goes on, and each step that it has saved. At the last step it writes final.npz
+    and final.json.
+    """
     data = np.random.default_rng(0)
     x = data.standard_normal((256, 32)).astype(np.float32)
     y = np.sin(x @ data.standard_normal((32, 1))).astype(np.float32)
@@ -46,8 +45,7 @@ def main(folder: Path, steps: int, *, save: bool) -> None:
         ballast=ballast,
     )
     progress = checkpoint.start(step=0)
-    sys.stdout.write(f"training from {progress['step']}\n")
-    sys.stdout.flush()
+    pipe.send(progress["step"])
     for step in range(progress["step"], steps):
         batch = rng.integers(0, len(x), 16)
         hidden = np.tanh(x[batch] @ w["first"])
@@ -67,6 +65,7 @@ def main(folder: Path, steps: int, *, save: bool) -> None:
             ballast += 1
         if save:
             checkpoint.save(step=step + 1)
+            pipe.send(step + 1)
     final: dict[str, Any] = {f"weight {name}": a for name, a in w.items()}
     final |= {f"ema {name}": optimizer.state[name]["ema"] for name in w}
     final |= {f"mean {name}": a for name, a in mean.averages.items()}
@@ -76,7 +75,3 @@ def main(folder: Path, steps: int, *, save: bool) -> None:
     told = [optimizer.t, plateau.state_dict(), stopping.best, stopping.stalled, mean.updates]
     told += [float(total), float(ballast.min()), float(ballast.max())]
     (folder / "final.json").write_text(json.dumps([rng.bit_generator.state, told]), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), save=sys.argv[3] == "1")

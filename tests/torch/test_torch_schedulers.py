@@ -16,6 +16,7 @@ from tests.helpers.torch_rules import (
     Tensor,
     ft,
     parameter,
+    several,
     torch,
 )
 
@@ -63,7 +64,8 @@ def test_every_scheduler_of_torch_is_here() -> None:
 @pytest.mark.parametrize(("name", "scheduler"), sorted(CASES))
 def test_schedulers(name: str, scheduler: str, tensor_lr: bool) -> None:
     """Of the same lr and momentum as the oracle's at every step, and so of the same numbers."""
-    beside = Beside(name, tensor_lr=tensor_lr, lr=torch.tensor(0.05) if tensor_lr else 0.05)
+    lr = torch.tensor(0.05) if tensor_lr else 0.05
+    beside = Beside(name, lambda: several(shapes=[(11, 6), (5,)]), tensor_lr=tensor_lr, lr=lr)
     made = [SCHEDULERS[scheduler](optimizer) for optimizer in beside.all()]
     seen = set()
     for t in range(9):

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.torch_rules import close
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")  # which torch's table imports
 table = pytest.importorskip("torch.testing._internal.common_optimizers")
@@ -114,7 +116,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tol: tuple[float, float], context
     ours, theirs = (torch.view_as_real(x) if x.is_complex() else x for x in (ours.detach(), theirs.detach()))
     # The state of a float64 parameter has float32 scalars.
     rtol, atol = max(tol, SINGLE) if theirs.dtype == torch.float32 else tol
-    if not torch.allclose(ours.to(theirs.dtype), theirs, rtol, atol):
+    if not close(ours.to(theirs.dtype), theirs, rtol, atol):
         pytest.fail(f"{context}: off by {float((ours - theirs).abs().max())}")
 
 
