@@ -932,7 +932,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Any:
 def start(server: Any, folder: Path, *, save: bool) -> tuple[Any, Any]:
     """A process that trains, and the end of a pipe on which it tells how far it is."""
     heard, told = server.Pipe(duplex=False)
-    process = server.Process(target=killed_run.train, args=(folder, STEPS, told), kwargs={"save": save})
+    process = server.Process(
+        target=killed_run.train, args=(folder, STEPS, told), kwargs={"save": save}, daemon=True
+    )
     process.start()
     told.close()
     return process, heard
@@ -970,6 +972,7 @@ def test_a_run_that_is_killed_fifty_times_ends_with_the_same_bits(server: Any, t
         process, heard = start(server, folder, save=False)
         starts.append(heard.recv())
         process.join(60)
+        heard.close()
         assert process.exitcode == 0
     assert starts.pop() == 0
     assert 0 < starts[-1] < STEPS

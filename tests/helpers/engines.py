@@ -37,11 +37,11 @@ MIXES: dict[str, tuple[list[str], str | None, str | None]] = {
 
 
 def normal(seed: int, shape: Any, dtype: Any = np.float64) -> Array:
-    return drawn(seed, shape, dtype).copy()
+    return normal_once(seed, shape, dtype).copy()
 
 
 @lru_cache(maxsize=1024)
-def drawn(seed: int, shape: Any, dtype: Any) -> Array:
+def normal_once(seed: int, shape: Any, dtype: Any) -> Array:
     """The same, of which each run of a test needs a copy."""
     return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 

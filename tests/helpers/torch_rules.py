@@ -259,7 +259,7 @@ def tolerance_of(name: str, dtype: Any, *, tensor_lr: bool = False) -> tuple[flo
 
 
 def close(a: Tensor, b: Tensor, rtol: float, atol: float) -> bool:
-    """As torch.allclose of finite numbers, in a fifth of its time."""
+    """As torch.allclose of finite numbers, which takes longer than a step of few of them."""
     return bool(torch.equal(a, b) or ((a - b).abs() <= atol + rtol * b.abs()).all())
 
 

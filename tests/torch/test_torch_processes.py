@@ -55,12 +55,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "FUSEDSTEP_NUM_THREADS": "1"}
 
 
-def failure(arguments: list[str]) -> str:
-    """Run Python with these arguments, and return what it wrote if it fails or time is up."""
-    command = [sys.executable, *arguments]
+def run(*arguments: str) -> tuple[bool, str]:
+    """Run Python with these arguments: whether it ended well and in time, and what it wrote."""
     try:
         ended = subprocess.run(
-            command,
+            [sys.executable, *arguments],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -69,8 +68,8 @@ def failure(arguments: list[str]) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        return f"after {TIMEOUT} s\n{error.output}"
-    return f"exit code {ended.returncode}\n{ended.stdout}" if ended.returncode else ""
+        return False, f"after {TIMEOUT} s\n{error.output}"
+    return ended.returncode == 0, f"exit code {ended.returncode}\n{ended.stdout}"
 
 
 Ranks: TypeAlias = Callable[[int], list[Saved]]
@@ -81,14 +80,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """Return what each rank of so many saved."""
 
     @cache  # of a failure too, which may have taken as long as it was let
-    def outcome(world: int) -> tuple[str, Path]:
+    def outcome(world: int) -> tuple[bool, str, Path]:
         folder = tmp_path_factory.mktemp("ranks")
-        return failure([torch_ranks.__file__, str(world), str(folder)]), folder
+        return *run(torch_ranks.__file__, str(world), str(folder)), folder
 
     @cache
     def saved(world: int) -> list[Saved]:
-        why, folder = outcome(world)
-        assert not why, why
+        well, text, folder = outcome(world)
+        assert well, text
         return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
     return saved
@@ -194,7 +193,8 @@ def test_example_zero_has_example_ddps_bits(tmp_path: Path) -> None:
     for example in ("ddp", "zero", "fsdp2"):
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         script = [str(EXAMPLES / f"{example}.py"), "--out", str(tmp_path / f"{example}.pt")]
-        assert not (why := failure(torchrun + script)), why
+        well, text = run(*torchrun, *script)
+        assert well, text
     ddp, zero, fsdp2 = (torch.load(tmp_path / f"{example}.pt") for example in ("ddp", "zero", "fsdp2"))
     assert_same_bits(zero, ddp)
     torch.testing.assert_close(fsdp2, ddp, **ROUNDING)
@@ -202,7 +202,6 @@ def test_example_zero_has_example_ddps_bits(tmp_path: Path) -> None:
 
 @pytest.mark.source
 def test_example_gpt_runs() -> None:
-    sizes = ["--steps", "2", "--layers", "1", "--width", "16"]
-    command = [sys.executable, str(EXAMPLES / "gpt.py"), *sizes]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    assert "fusedstep" in ended.stdout
+    well, text = run(str(EXAMPLES / "gpt.py"), "--steps", "2", "--layers", "1", "--width", "16")
+    assert well, text
+    assert "fusedstep" in text
