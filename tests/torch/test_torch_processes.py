@@ -22,7 +22,7 @@ if not dist.is_available():
     pytest.skip("torch without torch.distributed", allow_module_level=True)
 
 import fusedstep.torch as ft  # noqa: E402
-from tests.helpers import torch_ranks  # noqa: E402
+from tests.helpers import torch_examples, torch_ranks  # noqa: E402
 from tests.helpers.torch_ranks import (  # noqa: E402
     CLIP,
     OPTIONS,
@@ -190,11 +190,9 @@ def test_sums_are_over_all_processes(ranks: Ranks, name: str, world: int) -> Non
 
 @pytest.mark.source
 def test_example_zero_has_example_ddps_bits(tmp_path: Path) -> None:
-    for example in ("ddp", "zero", "fsdp2"):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        script = [str(EXAMPLES / f"{example}.py"), "--out", str(tmp_path / f"{example}.pt")]
-        well, text = run(*torchrun, *script)
-        assert well, text
+    examples = [str(EXAMPLES / f"{example}.py") for example in ("ddp", "zero", "fsdp2")]
+    well, text = run(torch_examples.__file__, str(tmp_path), *examples)
+    assert well, text
     ddp, zero, fsdp2 = (torch.load(tmp_path / f"{example}.pt") for example in ("ddp", "zero", "fsdp2"))
     assert_same_bits(zero, ddp)
     torch.testing.assert_close(fsdp2, ddp, **ROUNDING)
