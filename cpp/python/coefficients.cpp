@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "python/gil.hpp"
 #include "python/named.hpp"
 #include "step/dispatch.hpp"
 #include "step/reduce.hpp"
@@ -84,10 +85,7 @@ Sweeps sweeps_of(const std::vector<std::string>& names) {
 std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given) {
   const std::vector<Coefficients> by_group = coefficients_of(plan, sweep, false, given);
   std::vector<Sums> sums;
-  {
-    const py::gil_scoped_release release;
-    sums = plan.measure(sweep, by_group);
-  }
+  without_gil([&] { sums = plan.measure(sweep, by_group); });
   std::vector<Measured> measured;
   for (Sums& group : sums) {
     const std::size_t n = group.items.size();
@@ -97,13 +95,19 @@ std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup
   return measured;
 }
 
-std::vector<Coefficients> coefficients_to_run(const Plan& plan, std::size_t sweep, const ByGroup& given) {
-  return coefficients_of(plan, sweep, true, given);
+void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
+               const Changes* changes) {
+  plan.prepare(sweep, coefficients_of(plan, sweep, true, given));
+  if (changes != nullptr) changes->write_before();
+  without_gil([&] {
+    plan.run(zero_gradients);
+    if (changes != nullptr) changes->write_after();
+  });
 }
 
 std::pair<double, bool> norm_of(const std::vector<Run>& runs) {
-  const py::gil_scoped_release release;
-  const Norm found = norm(runs);
+  Norm found{};
+  without_gil([&] { found = norm(runs); });
   return {found.value, found.finite};
 }
 

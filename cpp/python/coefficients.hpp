@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "python/changes.hpp"
 #include "step/plan.hpp"
 
 namespace fusedstep {
@@ -37,9 +38,12 @@ Sweeps sweeps_of(const std::vector<std::string>& names);
 /// Measures before a sweep: returns the sums that the coefficients of tensors and rows depend on, by group.
 std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given);
 
-/// The coefficients of a sweep of `plan`. Each value goes where the kernel has its name. Throws
-/// std::invalid_argument for a name that the kernel lacks, and for a name with no value or with two.
-std::vector<Coefficients> coefficients_to_run(const Plan& plan, std::size_t sweep, const ByGroup& given);
+/// Runs a sweep of `plan` without the GIL, and writes the changes, if there are any: the dictionaries before
+/// the pass, the arrays after it. It fails before anything is written or not at all. Each coefficient goes
+/// where the kernel has its name; throws std::invalid_argument for a name that the kernel lacks, and for a
+/// name with no value or with two.
+void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
+               const Changes* changes);
 
 /// The 2-norm of gradients, and whether all their elements are finite.
 std::pair<double, bool> norm_of(const std::vector<Run>& runs);

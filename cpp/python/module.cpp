@@ -8,7 +8,11 @@
 #include <utility>
 #include <vector>
 
+#include "python/busy.hpp"
+#include "python/changes.hpp"
 #include "python/coefficients.hpp"
+#include "python/gil.hpp"
+#include "python/layouts.hpp"
 #include "python/numpy.hpp"
 #include "python/numpy_plan.hpp"
 #include "python/numpy_table.hpp"
@@ -29,8 +33,7 @@ std::vector<std::size_t> overlapping_of(const std::vector<py::array>& arrays) {
 
 void scale_all(const std::vector<py::array>& arrays, double factor) {
   const std::vector<Run> runs = runs_of(arrays);
-  const py::gil_scoped_release release;
-  scale(runs, factor);
+  without_gil([&] { scale(runs, factor); });
 }
 
 /// An array as a stack of matrices; an array of fewer than two axes is one row.
@@ -50,10 +53,7 @@ Matrices matrices_of(py::array& x) {
 std::pair<py::array_t<double>, py::array_t<double>> square_sums_of(py::array x) {
   const Matrices matrices = matrices_of(x);
   SquareSums sums;
-  {
-    const py::gil_scoped_release release;
-    sums = square_sums(matrices);
-  }
+  without_gil([&] { sums = square_sums(matrices); });
   const auto array = [](const std::vector<double>& v) {
     return py::array_t<double>(static_cast<py::ssize_t>(v.size()), v.data());
   };
@@ -69,8 +69,7 @@ void multiply_by(py::array x, const Factors& rows, const Factors& columns, doubl
   };
   if (!x.writeable() || !fits(rows, matrices.rows) || !fits(columns, matrices.columns))
     throw std::invalid_argument("a number for each row and column of something writeable");
-  const py::gil_scoped_release release;
-  multiply(matrices, rows.data(), columns.data(), limit);
+  without_gil([&] { multiply(matrices, rows.data(), columns.data(), limit); });
 }
 
 py::dict kernels() {
@@ -112,6 +111,31 @@ PYBIND11_MODULE(_core, m) {
         "Multiply each element of matrices by its row's factor times its column's, by at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"),
         "Multiply all elements of arrays by `factor`.");
+  py::class_<Hold>(m, "Hold", "Holds a lock while it exists.");
+  py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
+                                          "The lock of an optimizer, which has one user at a time.")
+      .def(py::init<>())
+      .def(
+          "run", &run_alone, py::arg("function"),
+          "Call function(*args) with the lock, in the standard floating-point mode; raise RuntimeError while "
+          "the lock is held.")
+      .def(
+          "hold", [](std::shared_ptr<Busy> busy) { return std::make_unique<Hold>(std::move(busy)); },
+          "Hold the lock as long as the result exists; raise RuntimeError while it is held.");
+  py::class_<Changes>(m, "Changes", "Changes of dictionaries and arrays that are written all together.")
+      .def(py::init<>())
+      .def("update", &Changes::update, py::arg("target").none(false), py::arg("values").none(false),
+           "Put the entries of `values` into `target`.")
+      .def("copy", &Changes::copy, py::arg("target"), py::arg("source"), py::arg("negated") = false,
+           "Copy an array into one of the same shape and width of elements, perhaps with changed signs.")
+      .def("put", &Changes::put, py::arg("target"), py::arg("rows"), py::arg("source"),
+           "Copy rows into those rows of `target` that `rows` names.")
+      .def("undo", &Changes::undo, "The changes that undo these once they are written.")
+      .def("extend", &Changes::extend, py::arg("others"), "Add all changes of another object.")
+      .def("write", &Changes::write, "Write all changes, in one call that no interrupt divides.");
+  py::class_<Layouts>(m, "Layouts", "Arrays that must stay where they are, with their types and shapes.")
+      .def(py::init<std::vector<py::array>>(), py::arg("arrays"))
+      .def("changed", &Layouts::changed, "The position of the first array that has changed, or None.");
   py::class_<NumpyTable, std::shared_ptr<NumpyTable>>(m, "NumpyTable",
                                                       "An array whose rows are stepped, with its state.")
       .def(py::init<const py::array&, const std::vector<py::array>&, const std::optional<py::array>&,
@@ -134,7 +158,9 @@ PYBIND11_MODULE(_core, m) {
       .def("measure", &NumpyPlan::measure, py::arg("sweep"), py::arg("coefficients"),
            "Return the positions of tensors or touched rows, and the sums over each, by group.")
       .def("run", &NumpyPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
-           "Run a sweep; the last sweep ends the step.");
+           py::arg("changes") = py::none(),
+           "Run a sweep; the last sweep ends the step, and writes the changes with it.")
+      .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
   py::class_<TorchParameters>(m, "TorchParameters", "Parameters that have a gradient, with their state.")
       .def(py::init([](const TorchPlan& plan, const py::list& parameters, const py::dict& states,
                        const std::vector<py::str>& keys, const std::vector<py::str>& scalar_keys,
@@ -154,11 +180,11 @@ PYBIND11_MODULE(_core, m) {
       .def("alike", &TorchParameters::alike, py::arg("count"), "Group the parameters by equal scalars.")
       .def("values", &TorchParameters::values, py::arg("k"), py::arg("members"),
            "The values of a scalar, one for each member.")
-      .def("assign", &TorchParameters::assign, py::arg("k"), py::arg("members"), py::arg("values"),
-           "Set a scalar of each member to its own value.")
+      .def("assign", &TorchParameters::assign, py::arg("changes"), py::arg("k"), py::arg("members"),
+           py::arg("values"), "Have a scalar of each member set to its own value.")
       .def("sizes", &TorchParameters::sizes, py::arg("members"), "The number of elements of each member.")
-      .def("fill", &TorchParameters::fill, py::arg("k"), py::arg("members"), py::arg("value"),
-           "Set a scalar of all members to one value.")
+      .def("fill", &TorchParameters::fill, py::arg("changes"), py::arg("k"), py::arg("members"),
+           py::arg("value"), "Have a scalar of all members set to one value.")
       .def("parameters", &TorchParameters::parameters, py::arg("members") = py::none(), "The parameters.")
       .def("gradients", &TorchParameters::gradients, py::arg("members") = py::none(),
            "The gradients of the parameters.")
@@ -176,8 +202,10 @@ PYBIND11_MODULE(_core, m) {
       .def("norm", &TorchPlan::norm, "The 2-norm of the gradients.")
       .def("measure", &TorchPlan::measure, py::arg("sweep"), py::arg("coefficients"),
            "Return the positions of tensors or touched rows, and the sums over each, by batch.")
-      .def("run", &TorchPlan::run, py::arg("sweep"), py::arg("coefficients"),
-           "Run a sweep; the last sweep ends the step.");
+      .def("run", &TorchPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
+           py::arg("changes") = py::none(),
+           "Run a sweep; the last sweep ends the step, and writes the changes with it.")
+      .def("release", &TorchPlan::release, "Forget the gradients of a step.");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "python/numpy.hpp"
 #include "step/dispatch.hpp"
 
 namespace fusedstep {
@@ -17,7 +18,7 @@ void check_slots(std::size_t slots, std::size_t kernel) {
 }
 
 Tensor tensor_of(NumpyPlan::Entry& entry) {
-  auto& [group, p, state, mean] = entry;
+  auto& [group, p, state, mean, others] = entry;
   Tensor tensor;
   tensor.group = group;
   tensor.size = static_cast<std::size_t>(p.size());
@@ -52,7 +53,12 @@ NumpyPlan::NumpyPlan(const std::vector<std::vector<std::string>>& kernels, const
                      std::vector<Entry> entries)
     : ndarray_(py::module_::import("numpy").attr("ndarray")),
       plan_(plan_of(kernels, average, entries)),
-      entries_(std::move(entries)) {}
+      entries_(std::move(entries)) {
+  std::vector<Run> beside;
+  for (const Entry& entry : entries_)
+    for (const Run& run : runs_of(std::get<4>(entry))) beside.push_back(run);
+  plan_.writes(beside);
+}
 
 std::vector<std::size_t> NumpyPlan::pin(const py::list& gradients, bool zero_gradients,
                                         const std::vector<TableEntry>& tables) {
@@ -80,8 +86,8 @@ std::vector<std::size_t> NumpyPlan::pin(const py::list& gradients, bool zero_gra
 }
 
 void NumpyPlan::take_tables(const py::list& gradients, const std::vector<TableEntry>& tables) {
-  release_tables();
   std::vector<TableStep> steps;
+  tables_.clear();
   for (const auto& [position, name, table] : tables) {
     if (!table) throw py::type_error("a table must not be None");
     if (position >= std::max<std::size_t>(entries_.size(), 1))
@@ -97,7 +103,10 @@ void NumpyPlan::take_tables(const py::list& gradients, const std::vector<TableEn
   plan_.take(std::move(steps));
 }
 
-void NumpyPlan::release_tables() {
+void NumpyPlan::release() {
+  pinned_ = false;
+  if (tables_.empty()) return;
+  for (const auto& [position, table] : tables_) table->release();
   plan_.take({});
   tables_.clear();
 }
@@ -152,18 +161,11 @@ std::vector<Measured> NumpyPlan::measure(std::size_t sweep, const ByGroup& coeff
   return fusedstep::measure(plan_, sweep, coefficients);
 }
 
-void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients) {
+void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients,
+                    const Changes* changes) {
   check_pinned();
-  const std::vector<Coefficients> by_group = coefficients_to_run(plan_, sweep, coefficients);
-  const bool last = sweep + 1 == plan_.sweeps();
-  pinned_ = !last;
-  {
-    const py::gil_scoped_release release;
-    plan_.run(sweep, by_group, zero_gradients);
-  }
-  if (!last) return;
-  for (const auto& [position, table] : tables_) table->release();
-  release_tables();
+  run_sweep(plan_, sweep, coefficients, zero_gradients, changes);
+  if (sweep + 1 == plan_.sweeps()) release();
 }
 
 }  // namespace fusedstep

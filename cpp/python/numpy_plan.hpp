@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "python/changes.hpp"
 #include "python/coefficients.hpp"
 #include "python/numpy_table.hpp"
 
@@ -17,8 +18,10 @@ namespace fusedstep {
 /// A plan and the arrays whose addresses it holds.
 class NumpyPlan {
  public:
-  /// The group, the parameter, its state, and the average of its weights if one is kept.
-  using Entry = std::tuple<std::size_t, py::array, std::vector<py::array>, std::optional<py::array>>;
+  /// The group, the parameter, the state that its kernel takes, the average of its weights if one is kept,
+  /// and other state.
+  using Entry = std::tuple<std::size_t, py::array, std::vector<py::array>, std::optional<py::array>,
+                           std::vector<py::array>>;
 
   /// A table's position among the parameters, the name of its kernel, and the table, which has taken its
   /// rows.
@@ -42,16 +45,19 @@ class NumpyPlan {
   /// The sums that the coefficients of a sweep depend on, by group.
   std::vector<Measured> measure(std::size_t sweep, const ByGroup& coefficients) const;
 
-  /// Runs a sweep. The last sweep ends the step. Each step needs its own pin(), since nothing keeps the
+  /// Runs a sweep. The last sweep ends the step, and writes the changes too, if there are any: it fails
+  /// before anything is written or not at all. Each step needs its own pin(), since nothing keeps the
   /// gradients alive beyond the step.
-  void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients);
+  void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
+
+  /// Forgets the gradients of a step, also of one that did not come to its end.
+  void release();
 
  private:
   void check_pinned() const;
 
   /// Takes the tables; each becomes a group after the groups of the parameters.
   void take_tables(const py::list& gradients, const std::vector<TableEntry>& tables);
-  void release_tables();
 
   /// Takes the gradient of parameter i if its format can be mixed with the parameter's, its shape and order
   /// in memory are the parameter's, and it does not overlap anything that the step writes; else returns

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "python/gil.hpp"
+
 namespace fusedstep {
 namespace {
 
@@ -70,10 +72,7 @@ std::optional<NumpyTable::Indices> NumpyTable::take(py::handle indices, py::hand
   if (!rows_.name(named.data(), static_cast<std::size_t>(named.size()))) return {};
   values_ = py::reinterpret_borrow<py::array>(values);
   const Array given = this->values().array;
-  {
-    const py::gil_scoped_release release;
-    rows_.take(given);
-  }
+  without_gil([&] { rows_.take(given); });
   return Indices(static_cast<py::ssize_t>(rows_.size()), rows_.touched());
 }
 

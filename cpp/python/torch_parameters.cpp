@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstdint>
 #include <map>
+#include <stdexcept>
 
 namespace fusedstep {
 namespace {
@@ -174,13 +175,15 @@ std::vector<double> TorchParameters::values(std::size_t k, const Members& member
   return values;
 }
 
-void TorchParameters::fill(std::size_t k, const Members& members, double value) const {
-  for_each(members, [&](std::size_t i) { set_scalar(scalar(i, k), value); });
+void TorchParameters::fill(Changes& changes, std::size_t k, const Members& members, double value) const {
+  for_each(members, [&](std::size_t i) { changes.set(scalar(i, k), value); });
 }
 
-void TorchParameters::assign(std::size_t k, const Members& members, const std::vector<double>& values) const {
+void TorchParameters::assign(Changes& changes, std::size_t k, const Members& members,
+                             const std::vector<double>& values) const {
+  if (values.size() != size(members)) throw std::invalid_argument("a value for each member");
   auto next = values.begin();
-  for_each(members, [&](std::size_t i) { set_scalar(scalar(i, k), *next++); });
+  for_each(members, [&](std::size_t i) { changes.set(scalar(i, k), *next++); });
 }
 
 std::vector<std::size_t> TorchParameters::sizes(const Members& members) const {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "python/changes.hpp"
 #include "python/dlpack.hpp"
 #include "python/torch_rows.hpp"
 #include "python/torch_scalar.hpp"
@@ -52,9 +53,10 @@ class TorchParameters {
   /// The k-th scalar of each member.
   std::vector<double> values(std::size_t k, const Members& members) const;
 
-  /// Sets the k-th scalar of all members to one value, or of each member to its own.
-  void fill(std::size_t k, const Members& members, double value) const;
-  void assign(std::size_t k, const Members& members, const std::vector<double>& values) const;
+  /// Adds to `changes` that the k-th scalar of all members has one value, or that of each member its own.
+  void fill(Changes& changes, std::size_t k, const Members& members, double value) const;
+  void assign(Changes& changes, std::size_t k, const Members& members,
+              const std::vector<double>& values) const;
 
   /// The number of elements of each member.
   std::vector<std::size_t> sizes(const Members& members) const;

@@ -46,8 +46,7 @@ TorchPlan::TorchPlan(py::type kind, const std::string& average)
     : exchange_(std::move(kind)), average_(kernel_index(average)) {}
 
 std::pair<TorchPlan::Positions, TorchPlan::Positions> TorchPlan::take(const std::vector<Batch>& batches) {
-  taken_ = false;
-  release_tables();
+  release();
   std::vector<Sweeps> kernels;
   std::vector<Tensor> tensors;
   std::vector<TableStep> tables;
@@ -97,7 +96,9 @@ void TorchPlan::take_tables(std::vector<TableStep> steps, Positions& odd_gradien
   plan_->take(std::move(steps));
 }
 
-void TorchPlan::release_tables() {
+void TorchPlan::release() {
+  taken_ = false;
+  if (tables_.empty()) return;
   if (plan_) plan_->take({});
   tables_.clear();
 }
@@ -129,15 +130,11 @@ std::vector<Measured> TorchPlan::measure(std::size_t sweep, const ByGroup& coeff
   return measured;
 }
 
-void TorchPlan::run(std::size_t sweep, const ByGroup& coefficients) {
+void TorchPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients,
+                    const Changes* changes) {
   check_taken();
-  const std::vector<Coefficients> by_group = coefficients_to_run(*plan_, sweep, coefficients);
-  taken_ = sweep + 1 < plan_->sweeps();
-  {
-    const py::gil_scoped_release release;
-    plan_->run(sweep, by_group, false);
-  }
-  if (!taken_) release_tables();
+  run_sweep(*plan_, sweep, coefficients, zero_gradients, changes);
+  if (sweep + 1 == plan_->sweeps()) release();
 }
 
 }  // namespace fusedstep

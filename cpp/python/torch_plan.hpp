@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "python/changes.hpp"
 #include "python/coefficients.hpp"
 #include "python/torch_parameters.hpp"
 
@@ -49,8 +50,12 @@ class TorchPlan {
   /// TorchParameters of its batch.
   std::vector<Measured> measure(std::size_t sweep, const ByGroup& coefficients) const;
 
-  /// Runs a sweep. The last sweep ends the step; each step needs its own take().
-  void run(std::size_t sweep, const ByGroup& coefficients);
+  /// Runs a sweep. The last sweep ends the step, and writes the changes too, if there are any: it fails
+  /// before anything is written or not at all. Each step needs its own take().
+  void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
+
+  /// Forgets the gradients of a step, also of one that did not come to its end.
+  void release();
 
  private:
   void check_taken() const;
@@ -58,7 +63,6 @@ class TorchPlan {
   /// Gives the plan the tables of the parameters whose gradient is rows; adds the positions of those whose
   /// gradient cannot be used as it is to `odd_gradients`.
   void take_tables(std::vector<TableStep> steps, Positions& odd_gradients);
-  void release_tables();
 
   Exchange exchange_;
   std::size_t average_;

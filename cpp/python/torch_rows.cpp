@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "python/gil.hpp"
+
 namespace fusedstep {
 namespace {
 
@@ -41,8 +43,7 @@ std::shared_ptr<TorchRows> take_torch_rows(const View& p, const Tensor& tensor, 
   if (taken->table.may_touch(run)) return nullptr;
   if (!taken->table.name(indices.data(), indices.size()))
     throw py::index_error("a row that the parameter does not have");
-  const py::gil_scoped_release release;
-  taken->table.take(run.array);
+  without_gil([&] { taken->table.take(run.array); });
   return taken;
 }
 

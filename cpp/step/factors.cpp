@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "step/dispatch.hpp"
+#include "step/floating_point.hpp"
 #include "step/parallel.hpp"
 #include "step/reduce.hpp"
 #include "step/tiles.hpp"
@@ -35,6 +36,7 @@ void* row_of(const Matrices& matrices, std::size_t matrix, std::size_t row) {
 }  // namespace
 
 SquareSums square_sums(const Matrices& matrices) {
+  const StandardMode mode;
   const RowSquares row_squares = active().row_squares[matrices.array.format];
   const std::size_t width = matrices.columns;
   SquareSums sums{std::vector<double>(matrices.count * matrices.rows),

@@ -3,17 +3,24 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
+#include <exception>
+#include <memory>
 #include <mutex>
-#include <system_error>
+#include <new>
+#include <shared_mutex>
 #include <thread>
-#include <vector>
 
 #ifndef _WIN32
 #include <pthread.h>
+#include <signal.h>
 #endif
 #ifdef __linux__
 #include <sched.h>
+#include <unistd.h>
 #endif
+
+#include "step/floating_point.hpp"
 
 namespace fusedstep {
 namespace {
@@ -28,21 +35,24 @@ struct alignas(64) Share {
 /// hold; a thread that is done early helps the others.
 class Job {
  public:
-  Job(std::size_t tiles, std::size_t threads, Work work, const void* context)
+  /// `shares` has room for so many threads.
+  Job(Share* shares, std::size_t threads, std::size_t tiles, Work work, const void* context)
       : work_(work),
         context_(context),
         together_(std::clamp<std::size_t>(tiles / threads / turns, 1, most_together)),
-        shares_(threads) {
+        shares_(shares),
+        threads_(threads) {
     for (std::size_t i = 0; i < threads; ++i) {
       shares_[i].next = tiles * i / threads;
       shares_[i].end = tiles * (i + 1) / threads;
     }
   }
 
-  std::size_t threads() const { return shares_.size(); }
+  std::size_t threads() const { return threads_; }
 
   /// Works until no tile is left to take.
   void run(std::size_t thread) {
+    const StandardMode mode;
     for (std::size_t i = 0; i < threads(); ++i) {
       Share& share = shares_[(thread + i) % threads()];
       for (std::size_t tile; (tile = share.next.fetch_add(together_)) < share.end;)
@@ -58,8 +68,30 @@ class Job {
   Work work_;
   const void* context_;
   std::size_t together_;
-  std::vector<Share> shares_;
+  Share* shares_;
+  std::size_t threads_;
 };
+
+#ifndef _WIN32
+/// Blocks all signals while it exists. A thread that is made meanwhile never takes a signal of the process
+/// from those that wait for it.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &found_);
+  }
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &found_, nullptr); }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+
+ private:
+  sigset_t found_;
+};
+#else
+struct NoSignals {};
+#endif
 
 #ifdef __linux__
 /// Keeps a sleeping thread on the processor that it ran on, so that it wakes up there. In a virtual machine
@@ -68,20 +100,30 @@ class Job {
 class Place {
  public:
   Place() {
-    cpu_set_t here;
-    CPU_ZERO(&here);
-    CPU_SET(sched_getcpu(), &here);
-    kept_ = sched_getaffinity(0, sizeof allowed_, &allowed_) == 0 &&
-            sched_setaffinity(0, sizeof here, &here) == 0;
+    CPU_ZERO(&here_);
+    CPU_SET(sched_getcpu(), &here_);
+    kept_ = of(0, allowed_) && sched_setaffinity(0, sizeof here_, &here_) == 0;
   }
   ~Place() {
-    if (kept_) sched_setaffinity(0, sizeof allowed_, &allowed_);
+    if (kept_ && !moved()) sched_setaffinity(0, sizeof allowed_, &allowed_);
   }
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
 
  private:
-  cpu_set_t allowed_;
+  static bool of(pid_t thread, cpu_set_t& processors) {
+    return sched_getaffinity(thread, sizeof processors, &processors) == 0;
+  }
+
+  /// Whether someone has meanwhile said where the thread may run, perhaps `here_` with all other threads.
+  bool moved() const {
+    cpu_set_t now, of_main_thread;
+    if (!of(0, now) || !CPU_EQUAL(&now, &here_)) return true;
+    return !CPU_EQUAL(&allowed_, &here_) && of(getpid(), of_main_thread) &&
+           CPU_EQUAL(&of_main_thread, &here_);
+  }
+
+  cpu_set_t here_, allowed_;
   bool kept_;
 };
 #else
@@ -116,9 +158,10 @@ class Pool {
 
   void hire(std::size_t workers) {
     try {
+      [[maybe_unused]] const NoSignals none;
       for (; workers_ < workers; ++workers_) std::thread(&Pool::work, this, workers_ + 1).detach();
-    } catch (const std::system_error&) {
-      // The system grants no more threads: the existing ones do the work.
+    } catch (const std::exception&) {
+      // The system grants no more threads or memory: the existing threads do the work.
     }
   }
 
@@ -152,17 +195,33 @@ class Pool {
 std::atomic<int> requested{1};
 std::atomic<bool> forked{false};
 
+/// Held by those that must not be divided by a fork, and by a fork alone. Never destroyed, as the pool.
+std::shared_mutex& forking() {
+  static std::shared_mutex* const only = new std::shared_mutex;
+  return *only;
+}
+
 #ifndef _WIN32
-const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+void before_fork() { forking().lock(); }
+void after_fork() { forking().unlock(); }
+/// The child's only thread is not the one that has the lock, in the eyes of the system: it makes a new one.
+void after_fork_in_child() {
+  new (&forking()) std::shared_mutex;
+  forked = true;
+}
+const int registered = pthread_atfork(before_fork, after_fork, after_fork_in_child);
 #endif
 
-/// Never destroyed: its workers may outlive everything else.
+/// Never destroyed, since its workers may outlive everything else. It takes no memory, which could fail.
 Pool& pool() {
-  static Pool* const only = new Pool;
+  alignas(Pool) static std::byte room[sizeof(Pool)];
+  static Pool* const only = new (room) Pool;
   return *only;
 }
 
 }  // namespace
+
+Unforked::Unforked() : lock_(forking()) {}
 
 int num_threads() { return forked ? 1 : requested.load(); }
 
@@ -171,9 +230,14 @@ void set_num_threads(int threads) { requested = threads; }
 void for_each_range(std::size_t tiles, std::size_t least, Work work, const void* context) {
   const std::size_t threads = std::min(static_cast<std::size_t>(num_threads()), tiles / least);
   if (threads > 1) {
-    Job job(tiles, threads, work, context);
-    if (pool().run(job)) return;
+    // A pass must not fail once an earlier pass of the same step has written: without memory, no thread
+    // helps.
+    if (const std::unique_ptr<Share[]> shares{new (std::nothrow) Share[threads]}) {
+      Job job(shares.get(), threads, tiles, work, context);
+      if (pool().run(job)) return;
+    }
   }
+  const StandardMode mode;
   work(context, 0, tiles);
 }
 

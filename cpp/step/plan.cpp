@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "step/dispatch.hpp"
+#include "step/floating_point.hpp"
 #include "step/mixed.hpp"
 #include "step/parallel.hpp"
 
@@ -60,6 +61,11 @@ Plan::Plan(std::vector<Sweeps> kernels, std::size_t average, std::vector<Tensor>
   memory_.sort();
 }
 
+void Plan::writes(const std::vector<Run>& runs) {
+  for (std::size_t i = 0; i < runs.size(); ++i) beside_.add(runs[i].array.data, runs[i].bytes(), i);
+  beside_.sort();
+}
+
 void Plan::take(std::vector<TableStep> tables) {
   kernels_.resize(groups_of_tensors_);
   for (const TableStep& table : tables) {
@@ -101,6 +107,7 @@ std::vector<Plan::Pass> Plan::passes(std::size_t sweep, const std::vector<Coeffi
 }
 
 std::vector<Sums> Plan::measure(std::size_t sweep, const std::vector<Coefficients>& by_group) const {
+  const StandardMode mode;
   std::vector<Sums> found(groups());
   measure_tensors(passes(sweep, by_group), found);
   for (const TableStep& step : tables_) {
@@ -148,14 +155,24 @@ void Plan::measure_tensors(const std::vector<Pass>& passes, std::vector<Sums>& f
   }
 }
 
-void Plan::run(std::size_t sweep, const std::vector<Coefficients>& by_group, bool zero_gradients) {
+void Plan::prepare(std::size_t sweep, std::vector<Coefficients> by_group) {
+  std::vector<Pass> passes = this->passes(sweep, by_group);
+  std::vector<std::size_t> sizes;
+  sizes.reserve(tensors_.size());
+  for (std::size_t i = 0; i < tensors_.size(); ++i)
+    sizes.push_back(passes[i].kernel == nullptr ? 0 : tensors_[i].size);
+  if (tiles_[sweep].sizes() != sizes) tiles_[sweep] = Tiles(std::move(sizes), grain);
+  prepared_ = {sweep, std::move(by_group), std::move(passes)};
+}
+
+void Plan::run(bool zero_gradients) noexcept {
   const Table& table = active();
   const Kernel& average = average_kernel();
-  const std::vector<Pass> passes = this->passes(sweep, by_group);
+  const std::size_t sweep = prepared_.sweep;
   const bool zero = zero_gradients && is_last(sweep);
   const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {
     const Tensor& tensor = tensors_[i];
-    const Pass& pass = passes[i];
+    const Pass& pass = prepared_.passes[i];
     if (pass.average != nullptr)
       sweep_and_average(table, *pass.kernel, average, pass.coefficients, pass.average, begin, end, tensor);
     else
@@ -163,18 +180,12 @@ void Plan::run(std::size_t sweep, const std::vector<Coefficients>& by_group, boo
     // The gradient is still in the cache.
     if (zero) std::memset(tensor.g.at(begin), 0, Run{tensor.g, end - begin}.bytes());
   };
-
-  std::vector<std::size_t> sizes;
-  sizes.reserve(tensors_.size());
-  for (std::size_t i = 0; i < tensors_.size(); ++i)
-    sizes.push_back(passes[i].kernel == nullptr ? 0 : tensors_[i].size);
-  Tiles& tiles = tiles_[sweep];
-  if (tiles.sizes() != sizes) tiles = Tiles(std::move(sizes), grain);
+  const Tiles& tiles = tiles_[sweep];
   for_each_range(tiles.count(), Tiles::least_a_thread,
                  [&](std::size_t first, std::size_t last) { tiles.for_each_run(first, last, step); });
-
   for (const TableStep& of : tables_)
-    if (const Kernel* const rule = kernel(of.group, sweep)) of.rows->run(*rule, average, by_group[of.group]);
+    if (const Kernel* const rule = kernel(of.group, sweep))
+      of.rows->run(*rule, average, prepared_.by_group[of.group]);
 }
 
 std::vector<Run> Plan::gradients() const {

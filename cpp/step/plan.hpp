@@ -66,10 +66,13 @@ class Plan {
   /// in double.
   std::vector<Sums> measure(std::size_t sweep, const std::vector<Coefficients>& by_group) const;
 
-  /// Runs a sweep over every tensor that has a gradient and whose kernel has this sweep. The last sweep also
-  /// updates the averages, steps the tables' rows, and, if `zero_gradients`, sets the gradients of tensors to
-  /// 0.
-  void run(std::size_t sweep, const std::vector<Coefficients>& by_group, bool zero_gradients);
+  /// Prepares a sweep over every tensor that has a gradient and whose kernel has this sweep. Throws what its
+  /// memory may throw; after it, run() does not fail.
+  void prepare(std::size_t sweep, std::vector<Coefficients> by_group);
+
+  /// Runs the sweep that was prepared. The last sweep also updates the averages, steps the tables' rows, and,
+  /// if `zero_gradients`, sets the gradients of tensors to 0.
+  void run(bool zero_gradients) noexcept;
 
   /// The gradients in the order of the tensors, with a table's rows at its place. A tensor without a gradient
   /// has a run without elements.
@@ -80,8 +83,13 @@ class Plan {
   const std::vector<TableStep>& tables() const { return tables_; }
   const std::vector<Sweeps>& kernels() const { return kernels_; }
 
-  /// Whether a run of memory overlaps a parameter, its state or its average.
-  bool touches(const Run& run) const { return memory_.touches(run.array.data, run.bytes()); }
+  /// Says that a step also writes these runs, such as state that is one number for a tensor.
+  void writes(const std::vector<Run>& runs);
+
+  /// Whether a run of memory overlaps a parameter, its state, its average, or what else a step writes.
+  bool touches(const Run& run) const {
+    return memory_.touches(run.array.data, run.bytes()) || beside_.touches(run.array.data, run.bytes());
+  }
 
   /// Two tensors whose parameters or state share memory, or one tensor twice; nothing if there are none.
   std::optional<std::pair<std::size_t, std::size_t>> overlap() const { return memory_.overlap(); }
@@ -91,6 +99,13 @@ class Plan {
   struct Pass {
     const Kernel* kernel = nullptr;
     const double *coefficients = nullptr, *average = nullptr;
+  };
+
+  /// A sweep as it was prepared.
+  struct Prepared {
+    std::size_t sweep = 0;
+    std::vector<Coefficients> by_group;
+    std::vector<Pass> passes;  // of each tensor
   };
 
   bool is_last(std::size_t sweep) const { return sweep + 1 == sweeps_; }
@@ -103,8 +118,10 @@ class Plan {
   std::vector<Tensor> tensors_;
   std::vector<TableStep> tables_;
   std::size_t sweeps_;
+  Prepared prepared_;
   std::vector<Tiles> tiles_;  // of each sweep, over the tensors that it stepped the last time
-  Intervals memory_;          // all that a step writes except gradients
+  Intervals memory_;          // what the sweeps write except gradients
+  Intervals beside_;          // what else a step writes
 };
 
 }  // namespace fusedstep

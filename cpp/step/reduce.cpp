@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "step/dispatch.hpp"
+#include "step/floating_point.hpp"
 #include "step/parallel.hpp"
 #include "step/tiles.hpp"
 
@@ -47,6 +48,7 @@ double add_by_halves(double* sums) {
 }
 
 Norm norm(const std::vector<Run>& runs) {
+  const StandardMode mode;
   // Below this sum, squares of float64 may have lost digits that their root would still have.
   constexpr double least = 0x1p-900;
   const Tiles tiles = tiles_of(runs);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "step/dispatch.hpp"
+#include "step/floating_point.hpp"
 
 namespace fusedstep {
 namespace {
@@ -23,6 +24,7 @@ bool RowGradients::name(const std::int64_t* rows, std::size_t n, std::int64_t co
 }
 
 void RowGradients::take(const Array& given, std::size_t width) {
+  const StandardMode mode;
   sort();
 
   const std::size_t n = named_.size();

@@ -106,8 +106,8 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _summed(label: str, rows: Rows) -> Array:
     """The gradients of the named rows, each row once, with equal rows summed."""
-    indices = row_indices(f"rows of {label}", rows.indices)
     values = _checked(label, rows.values)
+    indices = row_indices(f"rows of {label}", rows.indices, len(values) if values.ndim else 0)
     if values.shape[:1] != indices.shape:
         raise ValueError(f"{label} has shape {values.shape} for {len(indices)} rows")
     return summed(indices, values)[1]

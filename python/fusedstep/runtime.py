@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from operator import index
 from typing import Any
 
 from . import _core
+from .processors import processors
 
 
 def use_isa(name: str) -> None:
@@ -69,37 +69,13 @@ def _configure() -> None:
                 f"FUSEDSTEP_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {threads!r}"
             ) from None
     else:
-        set_num_threads(min(_omp_num_threads() or _processors(), MAX_THREADS))
+        set_num_threads(min(_omp_num_threads() or processors(), MAX_THREADS))
 
 
 def _omp_num_threads() -> int | None:
     """The outermost level of OMP_NUM_THREADS ("4" or "4,2"); None if it is not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(int(first), 1) if first.isdecimal() else None
-
-
-def _processors() -> int:
-    """The number of processors in the affinity mask, or the container's quota if that is less."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
-
-
-def _cgroup_quota(root: str = "/sys/fs/cgroup") -> float | None:
-    """The number of processors that the root control group, version 2 or 1, grants; None if unlimited."""
-
-    def words(name: str) -> list[str]:
-        with open(f"{root}/{name}") as file:  # noqa: PTH123  # importing pathlib would take longer than all of this
-            return file.read().split()
-
-    try:
-        quota, period = words("cpu.max")
-    except (OSError, ValueError):
-        try:
-            quota, period = words("cpu/cpu.cfs_quota_us") + words("cpu/cpu.cfs_period_us")
-        except (OSError, ValueError):
-            return None
-    return None if quota in {"max", "-1"} else int(quota) / int(period)
 
 
 _configure()

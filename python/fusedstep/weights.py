@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays.memory import Array, check_array
+from ._core import Changes
+from .arrays.memory import Array, check_array, set_in
 from .arrays.structure import Groups, Params
 from .engine.engine import Engine
 
@@ -34,8 +35,7 @@ class Weights:
             }
 
 
-def assign(targets: Named, values: Named) -> None:
-    """Copy values into arrays of the same names; values too large for the dtype become infinite."""
-    with np.errstate(all="ignore"):
-        for name, target in targets.items():
-            target[...] = values[name]
+def assign(changes: Changes, targets: Named, values: Named) -> None:
+    """Add values to the changes of arrays of the same names; what is too large becomes infinite."""
+    for name, target in targets.items():
+        set_in(changes, target, values[name])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from tests.helpers.internals import Busy, Engine, Holder, main, state_bytes
+from tests.helpers.internals import Busy, Engine, main, state_bytes
 
 Array = np.ndarray[Any, Any]
 
@@ -36,18 +36,19 @@ def stepped(rule: str, p: Array, g: Array, **options: Any) -> Array:
 
 
 def test_an_optimizer_whose_user_is_gone_is_free() -> None:
-    """An interrupt may keep a step from leaving; who was refused frees nothing."""
-    lock, first, second = Busy(), Holder(), Holder()
-    lock.take(first)
-    for holder in (second, Holder()):
+    """Whatever ends a call or a hold frees the lock; who was refused frees nothing."""
+    lock = Busy()
+    hold = lock.hold()
+    for refused in (lock.hold, lambda: lock.run(int)):
         with pytest.raises(RuntimeError, match="running already"):
-            lock.take(holder)
-        lock.leave(holder)
-    del first, holder
-    lock.take(second)
-    lock.leave(second)
-    lock.take(Holder())
-    lock.take(second)
+            refused()
+    del hold
+    assert lock.run(max, 1, 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        lock.run(divmod, 1, 0)
+    with pytest.raises(RuntimeError, match="running already"):
+        lock.run(lambda: lock.run(int))
+    assert lock.run(int) == 0
 
 
 def test_array(backend: Any) -> None:

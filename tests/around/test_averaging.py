@@ -15,7 +15,7 @@ import pytest
 import fusedstep as fs
 from fusedstep.averaging import EMA, CheckpointMean, Ensemble, FusedEMA, Mean
 from tests.helpers.bad_states import bad_states
-from tests.helpers.internals import busy, swap
+from tests.helpers.internals import swap
 
 Array = np.ndarray[Any, Any]
 
@@ -681,14 +681,13 @@ def test_a_paused_optimizer_is_not_swapped() -> None:
     optimizer = fs.SGD([p], lr=0.5, ema=0.5)
     optimizer.step([np.ones(2)])
     average = FusedEMA(optimizer)
-    holder = busy.Holder()
-    optimizer.busy.take(holder)
+    hold = optimizer.busy.hold()
     with pytest.raises(RuntimeError):
         average.swap_in()
     assert p.tolist() == [0.5, 0.5]
     with pytest.raises(RuntimeError):  # still paused
         optimizer.step([np.ones(2)])
-    optimizer.busy.leave(holder)
+    del hold
     with average.swapped():
         assert p.tolist() == [0.75, 0.75]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
-from tests.helpers.internals import _core, runtime
+from tests.helpers.internals import _core, processors
 
 ISAS = {"x86_64": ["x86-64", "x86-64-v3", "x86-64-v4"], "aarch64": ["aarch64"], "arm64": ["aarch64"]}
 
@@ -124,13 +124,27 @@ def test_threads_follow_affinity() -> None:
         ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
         ({}, None),
+        # Nested groups: the least quota around the process counts.
+        ({"own": "0::/a/b\n", "cpu.max": "max 100000\n", "a/b/cpu.max": "150000 100000\n"}, 1.5),
+        ({"own": "0::/a/b\n", "a/cpu.max": "50000 100000\n", "a/b/cpu.max": "150000 100000\n"}, 0.5),
+        ({"own": "0::/a/b\n", "a/cpu.max": "200000 100000\n", "c/cpu.max": "50000 100000\n"}, 2.0),
+        (
+            {
+                "own": "4:memory:/m\n3:cpu,cpuacct:/a/b\n0::/\n",
+                "cpu/cpu.cfs_quota_us": "-1\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+                "cpu/a/b/cpu.cfs_quota_us": "250000\n",
+                "cpu/a/b/cpu.cfs_period_us": "100000\n",
+            },
+            2.5,
+        ),
     ],
 )
 def test_cgroup_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert runtime._cgroup_quota(str(tmp_path)) == quota
+    assert processors.cgroup_quota(str(tmp_path), str(tmp_path / "own")) == quota
 
 
 FORK = """

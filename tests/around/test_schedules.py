@@ -309,7 +309,7 @@ def test_immutable(name: str) -> None:
     with pytest.raises(AttributeError):
         delattr(schedule, field)
     with pytest.raises(AttributeError):
-        schedule.another = 2  # type: ignore[attr-defined]
+        schedule.another = 2
     assert repr(schedule) == before
 
 

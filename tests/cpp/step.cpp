@@ -47,7 +47,7 @@ void adam_is_its_formula() {
     tensors.push_back(tensor_of(p[i], g[i], {float32(m[i]), float32(v[i])}));
   }
   Plan plan({{kernel}}, kernel_named("Average"), tensors);
-  plan.run(0, {named(kernel, adam_values)}, true);
+  run(plan, 0, {named(kernel, adam_values)}, true);
   for (std::size_t i = 0; i < p.size(); ++i) {
     require(same_bits(p[i], expected_p[i]), "the parameters of Adam");
     require(same_bits(m[i], expected_m[i]) && same_bits(v[i], expected_v[i]), "the state of Adam");
@@ -70,7 +70,7 @@ void slots_have_formats_of_their_own() {
   for (const float x : wide_m) expected_m.push_back(bfloat16(x));
 
   Plan plan({{kernel}}, kernel_named("Average"), {tensor_of(p, g, {{format_bf16, m.data()}, float32(v)})});
-  plan.run(0, {named(kernel, adam_values)}, false);
+  run(plan, 0, {named(kernel, adam_values)}, false);
   require(same_bits(p, expected_p) && same_bits(v, expected_v), "what is beside a slot in bfloat16");
   require(same_bits(m, expected_m), "a slot in bfloat16");
 }
@@ -95,7 +95,7 @@ void averages_follow() {
   Coefficients coefficients = named(kernel, {{"lr", lr}});
   coefficients.average = named(kernel_named("Average"), {{"decay", decay}, {"gain", gain}}).rule;
   Plan plan({{kernel}}, kernel_named("Average"), {wide, other});
-  plan.run(0, {coefficients}, false);
+  run(plan, 0, {coefficients}, false);
   require(same_bits(p, expected_p) && same_bits(same_p, expected_p), "a parameter that is averaged");
   require(same_bits(mean, expected_mean), "an average in float32");
   require(same_bits(narrow, expected_narrow), "an average in bfloat16");
@@ -154,7 +154,7 @@ void rows_are_tensors() {
   }());
   require(plan.measure(0, {coefficients})[0].values == as_tensors.measure(0, {coefficients})[0].values,
           "the sums over rows");
-  plan.run(0, {coefficients}, false);
+  run(plan, 0, {coefficients}, false);
   require(same_bits(p, expected), "rows of a table");
 }
 
@@ -179,7 +179,7 @@ void norms_are_pythagorean() {
 
   const Coefficients coefficients = named(sgd, {{"lr", 1}});
   given[0] = -4;
-  plan.run(0, {coefficients, coefficients}, false);
+  run(plan, 0, {coefficients, coefficients}, false);
   require(a[0] == -3 && b[0] == 4 && c[0] == -12, "tensors and a table in one step");
 }
 
@@ -205,12 +205,12 @@ void a_kernel_may_have_two_sweeps() {
             {tensor_of(p, g, {float32(buffer), float32(o)}), other});
   require(plan.sweeps() == 2 && plan.kernel(1, 0) == nullptr, "the sweeps of a plan");
   const Floats p_before = p, q_before = q;
-  plan.run(0, {named(direction, {{"momentum", momentum}, {"gain", gain}, {"now", now}, {"past", past}}), {}},
-           true);
+  run(plan, 0, {named(direction, {{"momentum", momentum}, {"gain", gain}, {"now", now}, {"past", past}}), {}},
+      true);
   require(same_bits(o, expected_o), "a direction");
   require(same_bits(p, p_before) && same_bits(q, q_before), "the first sweep writes directions alone");
   const Values of_muon = {{"momentum", momentum}, {"gain", gain}, {"lr", lr}};
-  plan.run(1, {named(muon, of_muon), named(sgd, {{"lr", lr}})}, true);
+  run(plan, 1, {named(muon, of_muon), named(sgd, {{"lr", lr}})}, true);
   require(same_bits(p, expected_p) && same_bits(buffer, expected_buffer), "a step along a direction");
   require(same_bits(q, expected_q), "a kernel of one sweep beside one of two");
   require(same_bits(g, Floats(n)) && same_bits(g_q, Floats(5)), "the last sweep sets gradients to 0");

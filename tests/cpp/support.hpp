@@ -78,6 +78,12 @@ inline Tensor tensor_of(Floats& p, Floats& g, std::vector<Array> state) {
   return tensor;
 }
 
+/// Runs a sweep of a plan.
+inline void run(Plan& plan, std::size_t sweep, std::vector<Coefficients> by_group, bool zero_gradients) {
+  plan.prepare(sweep, std::move(by_group));
+  plan.run(zero_gradients);
+}
+
 /// Rounds a finite number to bfloat16, to nearest even.
 inline std::uint16_t bfloat16(float x) {
   std::uint32_t bits;

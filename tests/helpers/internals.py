@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from fusedstep import _core, runtime
+from fusedstep import _core, processors, runtime
 from fusedstep.__main__ import main, state_bytes
+from fusedstep._core import Busy
 from fusedstep.averaging import swap
 from fusedstep.backends import native, sums
 from fusedstep.curvature import critical, parameters
-from fusedstep.engine import busy
-from fusedstep.engine.busy import Busy, Holder
 from fusedstep.engine.engine import Engine
 from fusedstep.formula import average
 from fusedstep.formula.at import At
@@ -25,15 +24,14 @@ __all__ = [
     "Busy",
     "Coefficients",
     "Engine",
-    "Holder",
     "Kernel",
     "_core",
-    "busy",
     "critical",
     "cube_root",
     "main",
     "native",
     "parameters",
+    "processors",
     "runtime",
     "state_bytes",
     "sums",

@@ -58,7 +58,7 @@ class Alone:
         opt = self.optimizer(part)
         for slot, array in opt.state.items():
             array[...] = self.state[slot][unique]
-        opt._t = self.t
+        opt.counts["t"] = self.t
         result: fs.StepResult = opt.step(sums, **options)
         if not result.skipped:
             self.t += 1

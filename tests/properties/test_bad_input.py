@@ -764,7 +764,10 @@ NOT_NUMBERS: list[tuple[Any, Error]] = [
 @pytest.mark.parametrize("name", ["scale", "loss"])
 def test_bad_scale_and_loss(backend: Any, rule: str, name: str) -> None:
     runs = pair(rule, backend)
+    ignored = name == "loss" and not fs.rules[rule].needs_loss  # then it need not be finite
     for value, error in [*NOT_NUMBERS, *([(None, TypeError)] if name == "scale" else [])]:
+        if ignored and error is ValueError:
+            continue
         with refused(runs, error, rf"\b{name} must be") as run:
             run.offer(run.gradients(), **{name: value})
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.exceptions import TooHardError
 
+from .._core import Changes
 from ..stateful import same
 from .storage import NAMES, DType, is_format
 
@@ -19,14 +20,17 @@ LINE = 64
 
 
 def check_array(label: str, array: Any) -> Array:
-    """Return `array`; raise TypeError unless it is a NumPy array without a mask."""
+    """Return `array` as a plain array; raise TypeError unless it is a NumPy array without a mask.
+
+    A subclass may have attributes of its own making; those of the plain array are true.
+    """
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{label} must be a NumPy array, not {type(array).__name__}")
-    return array
+    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
-def check_parameter(name: Hashable, p: Any) -> None:
-    """Raise TypeError or ValueError unless `p` can be updated in place."""
+def check_parameter(name: Hashable, p: Any) -> Array:
+    """Return `p` as a plain array; raise TypeError or ValueError unless it can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, p)
     check_format(label, p)
@@ -35,6 +39,7 @@ def check_parameter(name: Hashable, p: Any) -> None:
         raise ValueError(f"{label} is not aligned to its {p.itemsize} byte elements; copy it")
     if overlaps_itself(p.shape, p.strides, p.itemsize):
         raise ValueError(f"{label} has elements that share memory (a broadcast or sliding view)")
+    return p
 
 
 def check_format(label: str, array: Array) -> None:
@@ -47,7 +52,7 @@ def check_format(label: str, array: Array) -> None:
 
 def check_writeable(name: Hashable, p: Array) -> None:
     """Raise ValueError if `p` is read-only."""
-    if not p.flags.writeable:
+    if not np.ndarray.view(p, np.ndarray).flags.writeable:
         raise ValueError(f"parameter {name!r} is read-only")
 
 
@@ -140,10 +145,15 @@ def zeros_like(a: Array, dtype: DType) -> Array:
     return zeros.transpose(sorted(range(a.ndim), key=order.__getitem__))
 
 
-def set_to_zero(arrays: Iterable[Array]) -> None:
-    """Fill arrays with zeros."""
-    for array in arrays:
-        array[...] = 0
+def rounded(values: Any, dtype: DType) -> Array:
+    """Return `values` as an array of this dtype; what is too large becomes infinite, without a warning."""
+    with np.errstate(all="ignore"):
+        return np.asarray(values).astype(dtype)
+
+
+def set_in(changes: Changes, array: Array, values: Any) -> None:
+    """Add to the changes that the array has these values, of any dtype and of a shape that broadcasts."""
+    changes.copy(array, np.broadcast_to(rounded(values, array.dtype), array.shape))
 
 
 def matches(p: Array, g: Array) -> bool:

@@ -42,8 +42,13 @@ def summed(indices: Array, values: Array) -> tuple[Array, Array]:
     return rows, sums
 
 
-def row_indices(label: str, rows: Any, count: int | None = None) -> Array:
-    """Return `rows` as int64; raise an error unless they are integers from 0 on, below `count` if given."""
+def row_indices(label: str, rows: Any, gradients: int, count: int | None = None) -> Array:
+    """Return `rows` as int64; raise an error unless they are integers from 0 on, below `count` if given.
+
+    There are so many gradients of rows; a range that is longer is refused before it becomes an array.
+    """
+    if isinstance(rows, range) and rows[gradients:]:
+        raise ValueError(f"{label} are {rows}, more than the {gradients} gradients")
     if isinstance(rows, list | tuple | range):
         if any(isinstance(row, bool | np.bool_) for row in rows):
             raise TypeError(f"{label} must be integers, got True or False")

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._core import Layouts
 from .memory import (
     Array,
     Memory,
@@ -21,9 +22,9 @@ from .memory import (
 )
 from .storage import DType, mix
 
-Operands: TypeAlias = tuple[int, Array, list[Array], Array | None]
-"""The data of a tensor that a plan takes: the number of its share, the parameter, its state, and the average
-of its weights if one is kept."""
+Operands: TypeAlias = tuple[int, Array, list[Array], Array | None, list[Array]]
+"""The data of a tensor that a plan takes: the number of its share, the parameter, the state that its kernel
+takes, the average of its weights if one is kept, and its other state."""
 
 
 class Tensors:
@@ -40,11 +41,16 @@ class Tensors:
         make: Callable[[int, Array, Array], tuple[dict[str, Array], dict[str, Array]]],
     ) -> None:
         """Check `parameters`, and have ``make(i, p, dense_p)`` make the state and the room of each."""
-        for name, p in zip(names, parameters, strict=True):
-            check_parameter(name, p)
+        self._given = parameters
+        self._plain = parameters = [
+            check_parameter(name, p) for name, p in zip(names, parameters, strict=True)
+        ]
         labels = [f"parameter {name!r}" for name in names]
         check_disjoint(zip(labels, parameters, strict=True))
         self.names = names
+        self._layouts = Layouts(self._given)
+        self._of_subclasses = [i for i, p in enumerate(parameters) if p is not self._given[i]]
+        self._dtypes = [p.dtype for p in parameters]
         self.dense: list[Array] = [dense(p) for p in parameters]
         made = [
             make(i, p, dense_p) for i, (p, dense_p) in enumerate(zip(parameters, self.dense, strict=True))
@@ -63,6 +69,22 @@ class Tensors:
                 ),
             )
         )
+
+    def check_unchanged(self) -> None:
+        """Raise TypeError or ValueError if a parameter is no longer the array that it was.
+
+        NumPy lets the dtype, shape, strides and memory of an array change in place.
+        """
+        for i in self._of_subclasses:
+            self._plain[i].flags.writeable = np.ndarray.view(self._given[i], np.ndarray).flags.writeable
+        i = self._layouts.changed()
+        if i is None:
+            return
+        p, dtype = self._given[i], self._dtypes[i]
+        was = f"since the optimizer was made from it, parameter {self.names[i]!r} has"
+        if p.dtype != dtype:
+            raise TypeError(f"{was} changed its dtype from {dtype} to {p.dtype}: make a new optimizer")
+        raise ValueError(f"{was} changed its shape, strides or memory: make a new optimizer")
 
     def conform(self, i: int, gradient: Any, will_be_zeroed: bool) -> Array:
         """Return the gradient of parameter `i`, or a copy in the parameter's memory order, for the kernels.
@@ -94,7 +116,7 @@ class Tensors:
         moving = [i for i in self._strided if gradients[i] is not None]
         for i in moving:
             check_writeable(self.names[i], self._strided[i])
-        return [(self._strided[i].view(np.ndarray), self.dense[i]) for i in moving]
+        return [(self._strided[i], self.dense[i]) for i in moving]
 
     def views(self) -> list[Mapping[str, Array]]:
         """Return for each parameter views of its state arrays by slot, for the user."""

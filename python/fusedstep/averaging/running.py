@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..formula.at import At
 from ..formula.hyperparameters import COUNT_OR_0, PORTION, Scheduled, checked_number
 from ..formula.kernel import Kernel
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
-from ..stateful import same
+from ..stateful import Loading, Loads, same
 from ..weights import Weights, assign
 from .swap import Swappable
 
@@ -46,8 +45,11 @@ class _Mean(Optimizer):
         return {"share": 1 / t}
 
 
-class Running(Swappable):
+class Running(Swappable, Loads):
     """The base of `EMA` and `Mean`."""
+
+    averages: Any
+    """The averages, updated in place, keyed as the parameters are; for a single array, one array."""
 
     def __init__(
         self, params: Params | Engine, dtype: npt.DTypeLike | None, rule: type[Optimizer], **h: Any
@@ -64,8 +66,7 @@ class Running(Swappable):
                 )
         copies = weights.copies(dtypes)
         super().__init__(weights.arrays, copies, optimizer)
-        self.averages: Any = weights.structure.tree([a.view() for a in copies.values()])
-        """The averages, updated in place, keyed as the parameters are; for a single array, one array."""
+        self.averages = weights.structure.tree([a.view() for a in copies.values()])
         self._averaging = rule(copies, **h)
 
     @property
@@ -84,14 +85,13 @@ class Running(Swappable):
         averages = {name: a.copy() for name, a in self._averages.items()}
         return {"updates": self.updates, "averages": averages}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         self._check_swapped_out()
         same("average", state_dict, ("updates", "averages"))
         check_arrays("average", state_dict["averages"], self._averages)
         updates = checked_number("updates", state_dict["updates"], COUNT_OR_0)
-        self._averaging.load_state_dict({**self._averaging.state_dict(), "t": updates})
-        assign(self._averages, state_dict["averages"])
+        self._averaging.collect_load({**self._averaging.state_dict(), "t": updates}, loading)
+        assign(loading.changes, self._averages, state_dict["averages"])
 
 
 def _precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -142,8 +142,10 @@ class Mean(Running):
             super().update()
         else:  # the first update replaces whatever the average was before
             self._check_swapped_out()
-            assign(self._averages, self._weights)
-            self._averaging.step(dict.fromkeys(self._weights))
+            loading = Loading()
+            assign(loading.changes, self._averages, self._weights)
+            self._averaging.collect_load({**self._averaging.state_dict(), "t": 1}, loading)
+            loading.changes.write()
 
 
 class CheckpointMean(Mean):
@@ -154,12 +156,15 @@ class CheckpointMean(Mean):
     the best figure, None before the first. `params`, `dtype` and errors: see `EMA`.
     """
 
+    mode: Mode
+    best: float | None
+
     def __init__(
         self, params: Params | Engine, *, mode: Mode = "min", dtype: npt.DTypeLike | None = None
     ) -> None:
         super().__init__(params, dtype=dtype)
         self.mode = checked_mode(mode)
-        self.best: float | None = None
+        self.best = None
 
     def observe(self, figure: float) -> bool:
         """Take the figure of the present weights; return whether they were included in the mean."""
@@ -175,9 +180,7 @@ class CheckpointMean(Mean):
         """A copy of the averages, the number of updates, and the best figure."""
         return {**super().state_dict(), "best": self.best}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         same("average", state_dict, ("updates", "averages", "best"))
-        best = checked_best(state_dict["best"])
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "best"})
-        self.best = best
+        loading.changes.update(vars(self), {"best": checked_best(state_dict["best"])})
+        super().collect_load({key: value for key, value in state_dict.items() if key != "best"}, loading)

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .._core import Changes
 from ..arrays.memory import check_writeable
-from ..engine.busy import Holder
+from ..closed import Closed
 from ..engine.engine import Engine
 from ..formula.slots import AVERAGE
 from ..weights import Named, assign
 
 
-class Kept(Holder):
+class Kept:
     """A copy of the weights while averages are in their place; it keeps the optimizer from stepping."""
 
-    __slots__ = ("weights",)
-
-    def __init__(self, weights: Named) -> None:
+    def __init__(self, weights: Named, optimizer: Engine | None) -> None:
+        self.hold = optimizer and optimizer.busy.hold()
         self.weights = {name: p.copy() for name, p in weights.items()}
 
 
-class Swappable:
+class Swappable(Closed):
     """Weights and averages of them: evaluate the averages inside ``with average.swapped(): …``.
 
     While they are swapped in, the weights' arrays hold the averages, converted to the weights' dtype, and a
@@ -30,6 +30,8 @@ class Swappable:
     the optimizer, if it is known. If it is not known, or several averages share the weights, the caller must
     keep these operations apart.
     """
+
+    averages: Any
 
     def __init__(self, weights: Named, averages: Named, optimizer: Engine | None) -> None:
         self._weights = weights
@@ -42,18 +44,7 @@ class Swappable:
 
         Raises RuntimeError if these or other averages are there already, ValueError for read-only weights.
         """
-        self._check_swapped_out()
-        self._check_writeable()
-        kept = Kept(self._weights)
-        try:
-            if self._optimizer:
-                self._optimizer.busy.take(kept)
-            self._kept = kept
-            assign(self._weights, self._averages)
-        except BaseException:
-            if self._kept:
-                self.swap_out()
-            raise
+        self._swap_in(self._kept_weights())
 
     def swap_out(self) -> None:
         """Put the weights back. Raises RuntimeError if the averages are not swapped in."""
@@ -61,19 +52,32 @@ class Swappable:
         if kept is None:
             raise RuntimeError("the averages are not swapped in")
         self._check_writeable()
-        assign(self._weights, kept.weights)
-        self._kept = None
-        if self._optimizer:
-            self._optimizer.busy.leave(kept)
+        changes = Changes()
+        assign(changes, self._weights, kept.weights)
+        changes.update(vars(self), {"_kept": None})
+        changes.write()
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Return a context in which the weights hold the averages."""
-        self.swap_in()
+        kept = self._kept_weights()
         try:
+            self._swap_in(kept)
             yield
         finally:
-            self.swap_out()
+            if self._kept is kept:
+                self.swap_out()
+
+    def _kept_weights(self) -> Kept:
+        self._check_swapped_out()
+        self._check_writeable()
+        return Kept(self._weights, self._optimizer)
+
+    def _swap_in(self, kept: Kept) -> None:
+        changes = Changes()
+        assign(changes, self._weights, self._averages)
+        changes.update(vars(self), {"_kept": kept})
+        changes.write()
 
     def _check_writeable(self) -> None:
         for name, p in self._weights.items():
@@ -103,4 +107,4 @@ class FusedEMA(Swappable):
         super().__init__({name: weights[name] for name in averages}, averages, optimizer)
         views = {name: a.view() for name, a in averages.items()}
         tree = optimizer.structure.tree([views.get(name) for name in tensors.names])
-        self.averages: Any = views if isinstance(tree, dict) else tree
+        self.averages = views if isinstance(tree, dict) else tree

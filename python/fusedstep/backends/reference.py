@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._core import Changes
 from ..arrays import memory
 from ..arrays.rows import summed
 from ..arrays.storage import arithmetic, is_format, mix
@@ -67,31 +68,28 @@ class NumpyTable:
             sums = [[block_sum(row) for row in term] for term in terms]
         return range(len(self._rows)), np.array(sums).T
 
-    def run(self, coefficients: StepCoefficients) -> None:
-        """Step the taken rows, and keep no gradient of them."""
-        if len(self._rows):
-            self._run(coefficients)
-        del self._rows, self.gradients
-
-    def _run(self, coefficients: StepCoefficients) -> None:
+    def run(self, coefficients: StepCoefficients, changes: Changes) -> None:
+        """Step the taken rows: add their new values to the changes."""
+        if not len(self._rows):
+            return
         before, rule, after, own = coefficients
         columns: dict[str, Any] = {name: values.reshape(-1, 1) for name, values in (own or {}).items()}
-        p, *state = gathered = [self._of(array) for array in (self._p, *self._state)]
-        with np.errstate(all="ignore"):
-            _step(self.kernel.sweeps[-1], before, rule | columns, p, self.gradients, state)
-            for array, moved in zip((self._p, *self._state), gathered, strict=True):
-                self._put(array, moved)
-            if self._mean is not None and after is not None:
-                mean = self._of(self._mean)
-                _step(average.sweeps[0], NO_PROLOGUE, after, mean, p, [])
-                self._put(self._mean, mean)
+        arrays = [self._p, *self._state]
+        p, *state = map(self._of, arrays)
+        moved = _stepped(self.kernel.sweeps[-1], before, rule | columns, p, self.gradients, state)
+        if self._mean is not None and after is not None:
+            arrays.append(self._mean)
+            moved += _stepped(average.sweeps[0], NO_PROLOGUE, after, self._of(self._mean), moved[0], [])
+        for array, rows in zip(arrays, moved, strict=True):
+            changes.put(array, self._rows, rows)
+
+    def release(self) -> None:
+        """Forget the gradients of the rows."""
+        self._rows = self.gradients = np.empty(0)
 
     def _of(self, array: Array) -> Array:
         rows: Array = array[self._rows].reshape(len(self._rows), self._width)
         return rows
-
-    def _put(self, array: Array, rows: Array) -> None:
-        array[self._rows] = rows.reshape(len(rows), *array.shape[1:])
 
 
 class NumpyPlan:
@@ -107,7 +105,10 @@ class NumpyPlan:
         self._gradients: list[Array | None] = []
         self._tables: list[tuple[int, NumpyTable]] = []
         self._written = memory.Memory(
-            ("", array) for _, p, state, mean in tensors for array in (p, *state, mean) if array is not None
+            ("", array)
+            for _, p, state, mean, others in tensors
+            for array in (p, *state, mean, *others)
+            if array is not None
         )
 
     def pin(self, gradients: list[Any], zero_gradients: bool) -> list[int]:
@@ -127,14 +128,14 @@ class NumpyPlan:
         self._tables = list(tables)
         return [
             i
-            for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, gradients, strict=True))
+            for i, ((_, p, *_), g) in enumerate(zip(self._tensors, gradients, strict=True))
             if g is not None and not self._is_plain(p, g)
         ]
 
     def norm(self) -> tuple[float, bool]:
         """The 2-norm of the gradients, and whether all their elements are finite."""
         runs = {i: table.gradients.ravel() for i, table in self._tables}
-        for i, ((_, p, _, _), g) in enumerate(zip(self._tensors, self._gradients, strict=True)):
+        for i, ((_, p, *_), g) in enumerate(zip(self._tensors, self._gradients, strict=True)):
             if g is not None:
                 runs[i] = memory.flat(g, like=p)
         return norm([runs[i] for i in sorted(runs)])
@@ -146,7 +147,7 @@ class NumpyPlan:
         positions: list[list[int]] = [[] for _ in self._kernels]
         sums: list[list[list[float]]] = [[] for _ in self._kernels]
         with np.errstate(all="ignore"):
-            for i, (group, p, state, _) in enumerate(self._tensors):
+            for i, (group, p, state, _mean, _others) in enumerate(self._tensors):
                 g, passed = self._gradients[i], self._sweep(group, sweep)
                 if g is None or passed is None or passed.measure is None:
                     continue
@@ -159,16 +160,23 @@ class NumpyPlan:
         of_groups = [(found, np.array(values)) for found, values in zip(positions, sums, strict=True)]
         return [*of_groups, *(table.measure(c) for table, c in self._of_tables(coefficients))]
 
-    def run(self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool) -> None:
-        """Do a sweep; the coefficients are those of each share and then of each table."""
+    def run(
+        self,
+        sweep: int,
+        coefficients: Sequence[StepCoefficients | None],
+        zero_gradients: bool,
+        changes: Changes | None = None,
+    ) -> None:
+        """Do a sweep; the coefficients are those of each share and then of each table.
+
+        All new values are computed before the first is written.
+        """
         del zero_gradients
-        gradients, tables = self._gradients, []
-        if sweep == self.sweeps - 1:  # the only one of tables; it ends the step
-            tables = self._of_tables(coefficients)
-            self._gradients, self._tables = [], []
+        found = Changes()
+        last = sweep == self.sweeps - 1
         place = [0] * len(self._kernels)
         with np.errstate(all="ignore"):
-            for (group, p, state, mean), g in zip(self._tensors, gradients, strict=True):
+            for (group, p, state, mean, _), g in zip(self._tensors, self._gradients, strict=True):
                 passed = self._sweep(group, sweep)
                 if g is None or passed is None:
                     continue
@@ -177,11 +185,28 @@ class NumpyPlan:
                     rule = rule | {name: values[place[group]] for name, values in own.items()}
                     place[group] += 1
                 flat_p, flat_g, *flat_state = (memory.flat(a, like=p) for a in (p, g, *state))
-                _step(passed, before, rule, flat_p, flat_g, flat_state)
+                arrays = [flat_p, *flat_state]
+                moved = _stepped(passed, before, rule, flat_p, flat_g, flat_state)
                 if mean is not None and after is not None:
-                    _step(average.sweeps[0], NO_PROLOGUE, after, memory.flat(mean, like=p), flat_p, [])
-            for table, of_table in tables:
-                table.run(of_table)
+                    arrays.append(memory.flat(mean, like=p))
+                    moved += _stepped(average.sweeps[0], NO_PROLOGUE, after, arrays[-1], moved[0], [])
+                kernel = self._kernels[group]
+                room = None if last else 1 + kernel.operands.index(kernel.room)
+                for k, (array, values) in enumerate(zip(arrays, moved, strict=True)):
+                    if room in (None, k):  # a sweep before the last fills the room and changes nothing else
+                        found.copy(array, values)
+            if last:  # the only one of tables
+                for table, of_table in self._of_tables(coefficients):
+                    table.run(of_table, found)
+        if changes is not None:
+            found.extend(changes)
+        found.write()
+
+    def release(self) -> None:
+        """Forget the gradients of a step."""
+        for _, table in self._tables:
+            table.release()
+        self._gradients, self._tables = [], []
 
     def _sweep(self, group: int, sweep: int) -> Sweep | None:
         """Return a share's sweep of this number, if any; the last number is every kernel's last sweep."""
@@ -213,16 +238,16 @@ def _given(coefficients: StepCoefficients | None) -> StepCoefficients:
     return coefficients
 
 
-def _step(
+def _stepped(
     sweep: Sweep, prologue: dict[str, float], rule: dict[str, Any], p: Array, g: Array, state: list[Array]
-) -> None:
-    """Apply the prologue and the rule; arrays kept in a narrower type are rounded once, at the end."""
-    wide_p, wide_g, *wide_state = _wide([p, g, *state])
-    wide_p[...], wide_g = _prepared(prologue, wide_p, wide_g)
-    sweep.update(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
-    for kept, wide in zip((p, *state), (wide_p, *wide_state), strict=True):
-        if wide is not kept:
-            kept[...] = wide
+) -> list[Array]:
+    """Apply the prologue and the rule; return the new parameter and state, each rounded once to its type."""
+    dtype = arithmetic(p.dtype)
+    wide_state = [array.astype(dtype) for array in state]
+    wide_p, wide_g = _prepared(prologue, *_wide([p, g]))
+    sweep.update(Coefficients(rule, dtype), wide_p, wide_g, *wide_state)
+    pairs = zip((p, *state), (wide_p, *wide_state), strict=True)
+    return [wide.astype(kept.dtype, copy=False) for kept, wide in pairs]
 
 
 def _wide(kept: list[Array]) -> list[Array]:

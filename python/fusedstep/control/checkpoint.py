@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..arrays.memory import Array, check_array, check_arrays, check_like, check_writeable
-from ..engine.busy import Holder
+from ..arrays.memory import Array, check_array, check_arrays, check_like, check_writeable, set_in
+from ..closed import Closed
 from ..engine.engine import Engine
 from ..extras import imported
-from ..stateful import Stateful, mapping, restore, states
+from ..stateful import Loading, Loads, Stateful, collect, mapping, states
+from ..weights import assign
 from .encoding import decode, encode
 from .files import replace
 
@@ -24,7 +25,7 @@ PROGRESS = "progress"
 RESERVED = (PROGRESS, "__metadata__")  # the latter by safetensors
 
 
-class Checkpoint:
+class Checkpoint(Closed):
     """All state that a run needs to continue, in one safetensors file that is replaced as a whole.
 
     `parts` are the objects whose state it saves, by names of your choice: optimizers, with their weights,
@@ -46,6 +47,8 @@ class Checkpoint:
 
     Needs safetensors: ``pip install "fusedstep[control]"``. Raises TypeError for a part of any other kind.
     """
+
+    path: Path
 
     def __init__(self, path: str | os.PathLike[str], /, **parts: Part) -> None:
         self.path = Path(path).absolute()
@@ -83,7 +86,9 @@ class Checkpoint:
             return None
         state = _read(self.path)
         progress: dict[str, Any] = state.pop(PROGRESS)
-        restore(str(self.path), self._parts, state)
+        loading = Loading()
+        collect(str(self.path), self._parts, state, loading)
+        loading.write()
         return progress
 
 
@@ -106,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-class _Optimizer:
+class _Optimizer(Loads):
     """An optimizer with its weights."""
 
     def __init__(self, optimizer: Engine) -> None:
@@ -114,24 +119,22 @@ class _Optimizer:
         self._weights = dict(zip(optimizer.structure.names, optimizer.structure.parameters, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        holder = Holder()
-        try:
-            self._optimizer.busy.take(holder)
-            weights = {name: p.copy() for name, p in self._weights.items()}
-            return {"weights": weights, **self._optimizer.state_dict()}
-        finally:
-            self._optimizer.busy.leave(holder)
+        return self._optimizer.busy.run(self._state)
 
-    def load_state_dict(self, state_dict: Any) -> None:
+    def _state(self) -> dict[str, Any]:
+        weights = {name: p.copy() for name, p in self._weights.items()}
+        return {"weights": weights, **self._optimizer.state_dict()}
+
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
+        loading.holds.append(self._optimizer.busy.hold())
         mapping("optimizer", state_dict)
         state = dict(state_dict)
         weights = state.pop("weights", None)
         check_arrays("weights", weights, self._weights)
         for name, p in self._weights.items():
             check_writeable(name, p)
-        self._optimizer.load_state_dict(state)
-        for name, p in self._weights.items():
-            p[...] = weights[name]
+        self._optimizer.collect_load(state, loading)
+        assign(loading.changes, self._weights, weights)
 
 
 class _Generator:
@@ -150,7 +153,7 @@ class _Generator:
             raise ValueError(f"this is no state of {type(self._bits).__name__}") from error
 
 
-class _Array:
+class _Array(Loads):
     """An array, restored in place; it is saved in native byte order, whatever its own is."""
 
     def __init__(self, name: str, array: Array) -> None:
@@ -160,11 +163,11 @@ class _Array:
     def state_dict(self) -> Array:
         return self._array.astype(self._array.dtype.newbyteorder("="))
 
-    def load_state_dict(self, state_dict: Any) -> None:
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         native = self._array.dtype.newbyteorder("=")
         check_like("it", state_dict, np.empty(self._array.shape, native))
         check_writeable(self._name, self._array)
-        self._array[...] = state_dict
+        set_in(loading.changes, self._array, state_dict)
 
 
 class _Foreign:

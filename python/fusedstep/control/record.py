@@ -15,7 +15,7 @@ from ..arrays.structure import listed
 from ..extras import imported
 from ..formula.hyperparameters import COUNT, COUNT_OR_0, checked_number
 from ..gradients import global_norm
-from ..stateful import same
+from ..stateful import Loading, Loads, same
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PANELS = {"loss": "loss", "norm": "norm of gradients", "lr": "learning rate", "ratio": "update / weight"}
 
 
-class Record:
+class Record(Loads):
     """A file with one line of JSON for each step and its result.
 
     ``record.step(optimizer, grads, loss=loss)`` does ``optimizer.step(grads, loss=loss)`` and writes a line::
@@ -44,6 +44,9 @@ class Record:
     part of a `Checkpoint`, the record goes back to its length when the checkpoint was written, and the next
     line cuts off the rest. Raises ValueError or TypeError unless `every` is 1, 2, …
     """
+
+    path: Path
+    every: int
 
     def __init__(self, path: str | os.PathLike[str], *, every: int = 1) -> None:
         self.path = Path(path).absolute()
@@ -107,11 +110,14 @@ class Record:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go back to the saved length; if the file is shorter, raise ValueError and change nothing."""
+        super().load_state_dict(state_dict)
+
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         same("record", state_dict, ("length",))
         length = int(checked_number("length", state_dict["length"], COUNT_OR_0))
         if self.path.stat().st_size < length:
             raise ValueError(f"{self.path} is shorter than when the checkpoint was written")
-        self._length = length
+        loading.changes.update(vars(self), {"_length": length})
 
 
 def _learning_rate(optimizer: Engine) -> Any:

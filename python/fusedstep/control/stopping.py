@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._core import Changes
 from ..arrays.memory import check_arrays, check_writeable
 from ..formula.hyperparameters import COUNT, COUNT_OR_0, NONNEGATIVE, checked_number
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
-from ..stateful import same
-from ..weights import Weights
+from ..stateful import Loading, Loads, same
+from ..weights import Weights, assign
 
 if TYPE_CHECKING:
     from ..arrays.structure import Params
     from ..engine.engine import Engine
 
 
-class EarlyStopping:
+class EarlyStopping(Loads):
     """Early stopping: detect when a validation figure stops improving, and keep the best weights.
 
     ``if stopping.observe(loss): break`` after each epoch, then ``stopping.restore()``. It stops at the
@@ -31,6 +31,12 @@ class EarlyStopping:
     Raises TypeError or ValueError, naming the argument or array, for an invalid one.
     """
 
+    patience: int
+    threshold: float
+    mode: Mode
+    best: float | None
+    stalled: int
+
     def __init__(
         self, params: Params | Engine, *, patience: int = 10, threshold: float = 0.0, mode: Mode = "min"
     ) -> None:
@@ -39,15 +45,15 @@ class EarlyStopping:
         self.mode = checked_mode(mode)
         self._weights = Weights(params)
         self._kept = self._weights.copies()
-        self.best: float | None = None
+        self.best = None
         self.stalled = 0
 
     def observe(self, figure: float) -> bool:
         """Take the figure of the present weights; return whether to stop."""
         figure = checked_figure(figure)
         if improves(figure, self.best, self.threshold, self.mode):
-            self._kept = self._weights.copies()  # new arrays: an interrupt must not leave a mixture
-            self.best, self.stalled = figure, 0
+            kept = self._weights.copies()
+            vars(self).update(_kept=kept, best=figure, stalled=0)  # one call, which no interrupt divides
         else:
             self.stalled += 1
         return self.stalled >= self.patience
@@ -56,20 +62,19 @@ class EarlyStopping:
         """Replace the weights by the best ones, or by the first ones if no figure was finite."""
         for name, p in self._weights.arrays.items():
             check_writeable(name, p)
-        for name, p in self._weights.arrays.items():
-            p[...] = self._kept[name]
+        changes = Changes()
+        assign(changes, self._weights.arrays, self._kept)
+        changes.write()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the best weights, their figure, and the number of figures since then."""
         weights = {name: kept.copy() for name, kept in self._kept.items()}
         return {"best": self.best, "stalled": self.stalled, "weights": weights}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         same("early stopping", state_dict, ("best", "stalled", "weights"))
         check_arrays("best weights", state_dict["weights"], self._kept)
         best = checked_best(state_dict["best"])
-        self.stalled = int(checked_number("stalled", state_dict["stalled"], COUNT_OR_0))
-        self.best = best
-        for name, array in self._kept.items():
-            array[...] = state_dict["weights"][name]
+        stalled = int(checked_number("stalled", state_dict["stalled"], COUNT_OR_0))
+        loading.changes.update(vars(self), {"best": best, "stalled": stalled})
+        assign(loading.changes, self._kept, state_dict["weights"])

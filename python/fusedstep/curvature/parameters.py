@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .._core import Changes
 from ..arrays.memory import Array, check_array, check_disjoint, check_parameter
-from ..weights import Weights, assign
+from ..weights import Named, Weights, assign
 
 if TYPE_CHECKING:
     from ..arrays.structure import Params
@@ -77,19 +78,25 @@ class Parameters:
 
     def move(self, by: Vector) -> None:
         """Add a vector to the parameters."""
-        assign(self._arrays, self.pieces(self.values() + by))
+        self._moved(self.pieces(self.values() + by)).write()
 
     def at(self, displacement: Vector, function: Callable[[], T]) -> T:
         """Call a function while the parameters are moved; return its result and restore their bits."""
-        kept = self._weights.copies()
+        back = self._moved(self._weights.copies())
         try:
             self.move(displacement)
             found = function()
-            assign(self._arrays, kept)
-        except BaseException:  # an interrupt may come while they are put back
-            assign(self._arrays, kept)
+            back.write()
+        except BaseException:  # an interrupt may come before they are put back
+            back.write()
             raise
         return found
+
+    def _moved(self, values: Named) -> Changes:
+        """The change of the parameters to other values."""
+        changes = Changes()
+        assign(changes, self._arrays, values)
+        return changes
 
 
 def _joined(arrays: Iterable[Array]) -> Vector:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
-from ..arrays.memory import check_like
+from ..arrays.memory import check_like, set_in
 from ..arrays.structure import Groups
 from ..arrays.tensors import Tensors
 from ..formula.hyperparameters import COUNT_OR_0, REAL, checked_number
-from ..stateful import Stateful, mapping, restore, same, states
+from ..stateful import Loading, Stateful, collect, mapping, same, states
 from .group import Group
 
 
@@ -20,13 +20,14 @@ class Resumable(Protocol):
     structure: Groups
     tensors: Tensors
 
-    @property
-    def t(self) -> int:
-        """The number of steps done."""
+    counts: dict[str, int]
+    """The number of steps, ``"t"``."""
+    counts_of_rows: dict[Hashable, int]
+    """The number of times that rows of each parameter were stepped."""
 
     @property
     def row_steps(self) -> dict[Hashable, int]:
-        """The number of times that rows of each parameter were stepped."""
+        """The same without parameters whose rows were never stepped."""
 
 
 def save(optimizer: Resumable) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def save(optimizer: Resumable) -> dict[str, Any]:
         state[name][slot] = array.copy()
     return {
         "rule": type(optimizer).__name__,
-        "t": optimizer.t,
+        "t": optimizer.counts["t"],
         "row_steps": optimizer.row_steps,
         "groups": [
             {
@@ -53,20 +54,21 @@ def save(optimizer: Resumable) -> dict[str, Any]:
     }
 
 
-def load(optimizer: Resumable, saved: Mapping[str, Any]) -> tuple[int, dict[Hashable, int]]:
-    """Restore what `save` returned, and return the step counts; after an error nothing has changed."""
+def collect_load(optimizer: Resumable, saved: Any, loading: Loading) -> None:
+    """Check what `save` returned, and add to the loading what restores it."""
     if isinstance(saved, Mapping):
         saved = {"row_steps": {}, **saved}  # checkpoints of version 0.1.0 have none
     _check(optimizer, saved)
-    _restore_schedules(optimizer, saved["groups"])
+    _collect_schedules(optimizer, saved["groups"], loading)
+    changes = loading.changes
+    row_steps = {name: int(saved["row_steps"].get(name, 0)) for name in optimizer.tensors.names}
+    changes.update(optimizer.counts_of_rows, row_steps)
+    changes.update(optimizer.counts, {"t": int(saved["t"])})
     for name, slot, array in optimizer.tensors.state():
-        array[...] = saved["state"][name][slot]
+        set_in(changes, array, saved["state"][name][slot])
     for group, values in zip(optimizer.groups, saved["groups"], strict=True):
-        for name, value in values["hyperparameters"].items():
-            group[name] = value
-        group.scalars.update({name: float(value) for name, value in values["scalars"].items()})
-    counts = ((name, int(saved["row_steps"].get(name, 0))) for name in optimizer.tensors.names)
-    return int(saved["t"]), {name: count for name, count in counts if count}
+        group.collect_set(values["hyperparameters"], changes)
+        changes.update(group.scalars, {name: float(value) for name, value in values["scalars"].items()})
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:
@@ -78,8 +80,8 @@ def _schedules(group: Group) -> dict[str, Stateful]:
     }
 
 
-def _restore_schedules(optimizer: Resumable, groups: Any) -> None:
-    """Restore what the schedules were told, except those that the checkpoint replaces by a number."""
+def _collect_schedules(optimizer: Resumable, groups: Any, loading: Loading) -> None:
+    """Collect what the schedules were told, except those that the checkpoint replaces by a number."""
     parts: dict[str, Stateful] = {}
     saved: dict[str, Any] = {}
     for i, (group, values) in enumerate(zip(optimizer.groups, groups, strict=True)):
@@ -87,7 +89,7 @@ def _restore_schedules(optimizer: Resumable, groups: Any) -> None:
         parts |= {f"{name} of group {i}": schedule for name, schedule in kept.items()}
         told = _with_schedules(values)["schedules"]
         saved |= {f"{name} of group {i}": state for name, state in told.items()}
-    restore("schedules", parts, saved)
+    collect("schedules", parts, saved, loading)
 
 
 def _check(optimizer: Resumable, saved: Mapping[str, Any]) -> None:

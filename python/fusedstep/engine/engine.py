@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy.typing as npt
 
-from ..arrays.memory import Array, set_to_zero
+from .._core import Busy, Changes
+from ..arrays.memory import Array, set_in
 from ..arrays.rows import Rows
 from ..arrays.storage import DType, checked_format
 from ..arrays.structure import Groups, Params
 from ..arrays.tensors import Tensors
 from ..backends import BACKENDS
-from ..formula.hyperparameters import REAL, checked_number
+from ..formula.hyperparameters import ANY, REAL, checked_number
 from ..formula.rule import Rule
+from ..stateful import Loading, Loads
 from . import checkpoint
-from .busy import Busy, Holder
 from .group import Group
 from .options import StepOptions, StepResult, checked_options
-from .shares import beside_the_plan, shares_of
+from .shares import shares_of
 from .slots import made
 from .step import Step
 from .tables import Tables, TableShare
@@ -41,10 +42,22 @@ def positional(*, kw_only: Literal[False] = False) -> Any:
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
-class Engine(Rule):
+class Engine(Rule, Loads):
     """The machinery under `Optimizer`. The fields of its subclasses are arguments of their constructors."""
 
     __signature__: ClassVar[Signature]
+
+    backend: str
+    groups: tuple[Group, ...]
+    state: Any
+    """Views of the state arrays by slot, keyed like the parameters."""
+    counts: dict[str, int]
+    """The number of steps, ``"t"``."""
+    counts_of_rows: dict[Hashable, int]
+    """How often `step_rows` has stepped rows of parameters."""
+    busy: Busy
+    structure: Groups
+    tensors: Tensors
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -69,8 +82,8 @@ class Engine(Rule):
             raise ValueError(f"backend must be 'native' or 'numpy', got {backend!r}")
         self.backend = backend
         state_type = checked_format("state_dtype", state_dtype)
-        self._t = 0
-        self._row_steps: dict[Hashable, int] = {}
+        self.counts = {"t": 0}
+        self.counts_of_rows = {}
         self.busy = Busy()
         self.structure = Groups(params)
         self.groups = tuple(
@@ -85,8 +98,7 @@ class Engine(Rule):
             self.structure.parameters,
             lambda i, p, dense_p: self._made(i, p, dense_p, state_type),
         )
-        self.state: Any = MappingProxyType(self.structure.tree(self.tensors.views()))
-        """Views of the state arrays by slot, keyed like the parameters."""
+        self.state = MappingProxyType(self.structure.tree(self.tensors.views()))
         found = BACKENDS[backend]
         self._shares, operands = shares_of(type(self), self._group_of, self.tensors)
         self._plan = found.plan([share.kernel for share in self._shares], operands)
@@ -94,13 +106,17 @@ class Engine(Rule):
         self._tables = Tables(
             type(self), found.table, self.structure.parameters, self.tensors, self._group_of
         )
-        self._beside = beside_the_plan(self._shares, self.tensors)
 
     def _made(
         self, i: int, p: Array, dense_p: Array, state_type: DType | None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Make the state of a parameter, and the room that its steps need."""
         group, name = self._group_of[i], self.structure.names[i]
+        if self.refuses_16_bits and p.dtype.itemsize == 2:
+            raise TypeError(
+                f"parameter {name!r} has dtype {p.dtype}, in which the first steps of {type(self).__name__} "
+                "would be rounded away; keep it in float32"
+            )
         slots = self.slots_of(group.kernel_of(p), averaged=group.averaged)
         arrays = made(slots, group, name, p, dense_p, state_type)
         state = {slot: a for slot, a in arrays.items() if slots[slot].lives}
@@ -109,12 +125,19 @@ class Engine(Rule):
     @property
     def t(self) -> int:
         """The number of steps done."""
-        return self._t
+        return self.counts["t"]
 
     @property
     def row_steps(self) -> dict[Hashable, int]:
         """How often `step_rows` has stepped rows of each parameter, without those that it never stepped."""
-        return dict(self._row_steps)
+        return {name: count for name, count in self.counts_of_rows.items() if count}
+
+    def set_in_all_groups(self, name: str, value: Any) -> None:
+        """Set a hyperparameter in every group, or in none if it cannot be set in one of them."""
+        changes = Changes()
+        for group in self.groups:
+            group.collect_set({name: value}, changes)
+        changes.write()
 
     def step(
         self,
@@ -145,13 +168,8 @@ class Engine(Rule):
         step was skipped. Raises TypeError or ValueError for unusable arguments, and RuntimeError while
         another step of this optimizer runs; after an error nothing has changed.
         """
-        holder = Holder()
-        try:
-            self.busy.take(holder)
-            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, zero_grad)
-            return self._step(grads, loss, options)
-        finally:
-            self.busy.leave(holder)
+        options = scale, clip_norm, clip_value, skip_nonfinite, zero_grad
+        return self.busy.run(self._step, grads, loss, options)
 
     def step_rows(
         self,
@@ -180,58 +198,72 @@ class Engine(Rule):
         with `cautious`. Returns and raises what `step` does, and raises KeyError for an unknown name, and
         ValueError unless each row is one run of memory.
         """
-        holder = Holder()
-        try:
-            self.busy.take(holder)
-            options = checked_options(scale, clip_norm, clip_value, skip_nonfinite, False)
-            return self._step_rows(name, Rows(rows, grad_rows), options)
-        finally:
-            self.busy.leave(holder)
+        options = scale, clip_norm, clip_value, skip_nonfinite, False
+        return self.busy.run(self._step_rows, name, Rows(rows, grad_rows), options)
 
-    def _step(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
+    def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
+        checked = checked_options(*options)
+        try:
+            return self._stepped(grads, loss, checked)
+        finally:
+            self._plan.release()
+
+    def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
+        # Schedules come first: they are code of the user, which might change the arrays.
+        t = self.t + 1
+        values = {group: group.at(t) for group in self.groups}
+        self.tensors.check_unchanged()
         gradients = self.structure.gradients(grads)
         tables, copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
         step = Step(self._plan, options)
+        changes = Changes()
         if step.skipped:
             if options.zero_grad:
-                set_to_zero(g for g in (*gradients, *copied) if g is not None)
+                for g in (*gradients, *copied):
+                    if g is not None:
+                        set_in(changes, g, 0)
+                changes.write()
             return StepResult(step.norm, step.skipped)
-        t = self._t + 1
-        loss = None if loss is None else checked_number("loss", loss, REAL)
-        values = {group: group.at(t) for group in self.groups}
+        if loss is not None:
+            loss = checked_number("loss", loss, REAL if self.needs_loss else ANY)
         for share in self._shares:
             share.begin(t, values[share.group], gradients)
         for table in tables:
             table.begin(t, values[table.group])
         for p, stand_in in strided:
             stand_in[...] = p
+            changes.copy(p, stand_in)
+        for g in copied:
+            set_in(changes, g, 0)
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
-        # From here on the native backend cannot fail, and an interrupt takes effect only after its run.
-        step.commit()
-        self._t = t
-        try:
-            step.run()
-        finally:
-            for p, stand_in in strided:
-                p[...] = stand_in
-            if copied:
-                set_to_zero(copied)
+        changes.update(self.counts, {"t": t})
+        step.run(changes)
         return StepResult(step.norm, step.skipped)
 
-    def _step_rows(self, name: Hashable, rows: Rows, options: StepOptions) -> StepResult:
+    def _step_rows(self, name: Hashable, rows: Rows, options: tuple[Any, ...]) -> StepResult:
+        checked = checked_options(*options)
+        try:
+            return self._stepped_rows(name, rows, checked)
+        finally:
+            self._plan_of_rows.release()
+
+    def _stepped_rows(self, name: Hashable, rows: Rows, options: StepOptions) -> StepResult:
         table = self._tables.of(name)
+        t = self.counts_of_rows.get(table.name, 0) + 1
+        values = table.group.at(t)
+        self.tensors.check_unchanged()
+        table.check_writeable()
         table.take(rows)
         self._plan_of_rows.pin_rows([], False, [(0, table.table)])
         step = Step(self._plan_of_rows, options)
         if step.skipped:
             return StepResult(step.norm, step.skipped)
-        t = self._row_steps.get(table.name, 0) + 1
-        table.begin(t, table.group.at(t))
+        table.begin(t, values)
         step.prepare([table], None)
-        step.commit()
-        self._row_steps[table.name] = t
-        step.run()
+        changes = Changes()
+        changes.update(self.counts_of_rows, {table.name: t})
+        step.run(changes)
         return StepResult(step.norm, step.skipped)
 
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> tuple[list[TableShare], list[Array]]:
@@ -241,8 +273,6 @@ class Engine(Rule):
         tables, and the originals of the copies if they are to be zeroed.
         """
         odd = self._plan.pin(gradients, zero_gradients)
-        if self._beside:
-            odd = sorted({*odd, *(i for i in self._beside if gradients[i] is not None)})
         if not odd:
             return [], []
         originals, tables = [], {}
@@ -276,12 +306,14 @@ class Engine(Rule):
         TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes agree; raises
         RuntimeError while a step runs.
         """
-        holder = Holder()
-        try:
-            self.busy.take(holder)
-            self._t, self._row_steps = checkpoint.load(self, state_dict)
-        finally:
-            self.busy.leave(holder)
+        self.busy.run(super().load_state_dict, state_dict)
+
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
+        checkpoint.collect_load(self, state_dict, loading)
+
+    def _no_attribute(self, name: str) -> str:
+        names = ", ".join(self._fields)
+        return f"{type(self).__name__} has no attribute {name!r}; its hyperparameters are {names}"
 
     def __reduce__(self) -> NoReturn:
         """Refuse to pickle or copy, because both would separate the optimizer from its parameters."""
@@ -289,4 +321,4 @@ class Engine(Rule):
 
     def __repr__(self) -> str:
         name, tensors = type(self).__name__, len(self.tensors.names)
-        return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self._t}>"
+        return f"<{name}: {tensors} parameters, {len(self.groups)} groups, t={self.t}>"

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from .._core import Changes
+from ..closed import Closed
 from ..formula.hyperparameters import Hyperparameter
 from ..formula.kernel import Kernel
 from ..formula.rule import Rule
 
 
-class Group(Mapping[str, Any]):
+class Group(Closed, Mapping[str, Any]):
     """Parameters that share hyperparameters. ``group["lr"]`` reads one, ``group["lr"] = 3e-4`` sets it."""
+
+    kernel: Kernel
+    averaged: bool
+    """Whether an average of the weights is kept."""
+    scalars: dict[str, float]
+    """The state that is one number for the group."""
 
     def __init__(self, rule: type[Rule], params: Any, values: dict[str, Any]) -> None:
         self._rule = rule
@@ -28,15 +36,22 @@ class Group(Mapping[str, Any]):
         }
         self._scheduled = [name for name, value in self._values.items() if callable(value)]
         self.scalars = dict(rule.scalars)
-        """The state that is one number for the group."""
         self.kernel, self._matrix_kernel, self.averaged = self._structure(self._values)
 
     def __getitem__(self, name: str) -> Any:
         return self._params if name == "params" else self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._values[name] = self.check(name, value)
-        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+        changes = Changes()
+        self.collect_set({name: value}, changes)
+        changes.write()
+
+    def collect_set(self, values: Mapping[str, Any], changes: Changes) -> None:
+        """Check new values of hyperparameters, and add them to the changes."""
+        new = {name: self.check(name, value) for name, value in values.items()}
+        changes.update(self._values, new)
+        scheduled = [name for name, value in {**self._values, **new}.items() if callable(value)]
+        changes.update(vars(self), {"_scheduled": scheduled})
 
     def __iter__(self) -> Iterator[str]:
         return iter(("params", *self._values))
@@ -49,6 +64,9 @@ class Group(Mapping[str, Any]):
 
     __eq__ = object.__eq__  # that of Mapping would compare arrays
     __hash__ = object.__hash__
+
+    def _no_attribute(self, name: str) -> str:
+        return f"a group has no attribute {name!r}: set hyperparameters as in group['lr'] = 3e-4"
 
     def kernel_of(self, p: np.ndarray[Any, Any]) -> Kernel:
         """Return the kernel that steps parameter `p`."""
@@ -85,10 +103,10 @@ class Group(Mapping[str, Any]):
             "kernel": self.kernel,
             "sweep": self.kernel.sweeps[-1],
             "before": self.scalars,
-            "next": lambda name: self.value(name, t + 1),
         }
         for name in self._scheduled:
             values[name] = self.value(name, t)
+        values["next"] = {name: self.value(name, t + 1) for name in self._rule.looks_ahead}
         return values
 
     def value(self, name: str, t: int) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .._core import Changes
+from ..arrays.memory import set_in
 from ..arrays.tensors import Operands, Tensors
 from ..formula.at import At
 from ..formula.coefficients import Measured
@@ -60,14 +62,15 @@ class GroupShare:
         numbers = {name: np.array([self._arrays[i][name] for i in positions]) for name in self.rule.numbers}
         return Measured(sizes, list(sums.T), numbers)
 
-    def keep(self, work: Work) -> None:
-        self.group.scalars.update(work.scalars)
+    def collect(self, work: Work, changes: Changes) -> None:
+        if work.scalars:
+            changes.update(self.group.scalars, work.scalars)
         for name, values in work.tensors.items():
-            for i, value in zip(work.positions, values.tolist(), strict=True):
-                self._arrays[i][name][...] = value
+            for i, value in zip(work.positions, values, strict=True):
+                set_in(changes, self._arrays[i][name], value)
         for i, slots in work.turned:
             for name, value in slots.items():
-                self._arrays[i][name][...] = value
+                set_in(changes, self._arrays[i][name], value)
 
 
 def of_kernel(values: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
@@ -87,17 +90,8 @@ def shares_of(
     for k, share in enumerate(shares):
         for i in share.positions:
             arrays = tensors.slots[i] | tensors.room[i]
-            slots = [arrays[name] for name in share.kernel.operands]
-            operands[i] = k, tensors.dense[i], slots, arrays.get(AVERAGE)
+            taken = share.kernel.operands
+            others = [a for name, a in tensors.slots[i].items() if name not in (*taken, AVERAGE)]
+            slots = [arrays[name] for name in taken]
+            operands[i] = k, tensors.dense[i], slots, arrays.get(AVERAGE), others
     return shares, [operands[i] for i in range(len(tensors.dense))]
-
-
-def beside_the_plan(shares: Sequence[GroupShare], tensors: Tensors) -> list[int]:
-    """Return positions of parameters with small state of their shape, whose memory the plan does not know."""
-    return sorted(
-        i
-        for share in shares
-        for i in share.positions
-        for name, array in tensors.slots[i].items()
-        if name not in (*share.kernel.operands, AVERAGE) and array.shape == tensors.dense[i].shape
-    )

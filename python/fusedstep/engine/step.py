@@ -5,9 +5,10 @@
    scalars and the options.
 3. Where a kernel has two sweeps, `prepare` runs the first, and NumPy turns its results into directions.
 4. Where a rule measures its tensors, `prepare` has them summed, and the rule makes coefficients of the sums.
-5. `commit` gives new values to the small state: one number for a group, a tensor, a row or a column.
-   Everything that can fail comes before.
-6. `run` does the last sweep, the pass over memory that moves the parameters.
+5. `collect` says what else changes: the small state, which is one number for a group, a tensor, a row or a
+   column.
+6. `run` does the last sweep, the pass over memory that moves the parameters, and writes these changes. It is
+   one call into C++: whatever fails has failed before, and an interrupt comes before it or after it.
 
 `Plan` has the memory of all tensors, `Share` has the tensors that one kernel steps, `Work` has what a step
 computes for a share, and `Step` goes through the order above.
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from .._core import Changes
 from ..formula import average
 from ..formula.at import At
 from ..formula.coefficients import Adapted, Measured, StepCoefficients
@@ -49,9 +51,17 @@ class Plan(Protocol):
         """Return for each share the positions of its measured tensors, and the sums over each of them."""
 
     def run(
-        self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool, /
+        self,
+        sweep: int,
+        coefficients: Sequence[StepCoefficients | None],
+        zero_gradients: bool,
+        changes: Changes | None = None,
+        /,
     ) -> None:
-        """Do one sweep; the last one ends the step."""
+        """Do one sweep; the last one ends the step, and writes the changes with what it does."""
+
+    def release(self) -> None:
+        """Forget the gradients of a step."""
 
 
 class Share(Protocol):
@@ -73,8 +83,8 @@ class Share(Protocol):
     def measured(self, positions: Sequence[int], sums: Array) -> Measured:
         """Collect what the coefficients of the measured tensors depend on: sizes, sums and state."""
 
-    def keep(self, work: Work) -> None:
-        """Give the small state its new values, which `work` has."""
+    def collect(self, work: Work, changes: Changes) -> None:
+        """Add the new values of the small state, which `work` has, to the changes."""
 
 
 class Work:
@@ -150,7 +160,16 @@ class Step:
         self.norm, self.skipped = options.norm_and_skip(plan)
 
     def prepare(self, shares: Sequence[Share], loss: float | None) -> None:
-        """Compute everything that the last sweep needs, and the new values of the small state."""
+        """Compute everything that the last sweep needs, and the new values of the small state.
+
+        Raise ValueError if a coefficient is no number, such as a power that is too large.
+        """
+        try:
+            self._prepare(shares, loss)
+        except ArithmeticError as error:
+            raise ValueError(f"these hyperparameters give no finite step: {error}") from error
+
+    def _prepare(self, shares: Sequence[Share], loss: float | None) -> None:
         plan, options = self._plan, self._options
         scale = options.scale_at(self.norm)
         self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
@@ -173,12 +192,12 @@ class Step:
             if len(positions):
                 work.adapt(positions, sums)
 
-    def commit(self) -> None:
-        """Write the new values of the small state. From here on nothing can fail."""
-        for work in self._works:
-            work.share.keep(work)
+    def run(self, changes: Changes) -> None:
+        """Do the last sweep, and write the new small state and the given changes with it.
 
-    def run(self) -> None:
-        """Do the last sweep, which moves the parameters and, with `zero_grad`, sets the gradients to 0."""
+        The sweep moves the parameters and, with `zero_grad`, sets the gradients to 0.
+        """
+        for work in self._works:
+            work.share.collect(work, changes)
         coefficients = [work.of_last_sweep() for work in self._works]
-        self._plan.run(self._last, coefficients, self._options.zero_grad)
+        self._plan.run(self._last, coefficients, self._options.zero_grad, changes)

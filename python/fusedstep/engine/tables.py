@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.memory import Array, Memory, check_writeable
+from .._core import Changes
+from ..arrays.memory import Array, Memory, check_array, check_writeable, rounded
 from ..arrays.rows import Rows, row_indices
 from ..arrays.tensors import Tensors, check_gradient
 from ..backends import Table
@@ -96,9 +97,9 @@ class TableShare:
         numbers = {slot: values[self._touched] for slot, values in self._numbers.items()}
         return Measured(sizes, list(sums.T), numbers)
 
-    def keep(self, work: Work) -> None:
+    def collect(self, work: Work, changes: Changes) -> None:
         for slot, values in work.tensors.items():
-            self._numbers[slot][self._touched] = values
+            changes.put(self._numbers[slot], self._touched, rounded(values, self._numbers[slot].dtype))
 
     def check_writeable(self) -> None:
         """Raise ValueError if the parameter has become read-only."""
@@ -107,9 +108,10 @@ class TableShare:
     def _conformed(self, rows: Rows, written: Memory, *, copy: bool = False) -> Array | None:
         """Have the table take the rows in a form that it can use; raise an error if they are unusable."""
         label, p = f"rows of {self._label}", self._p
-        indices = row_indices(label, rows.indices, p.shape[0])
+        given = check_array(f"gradient of {label}", rows.values)
+        indices = row_indices(label, rows.indices, len(given) if given.ndim else 0, p.shape[0])
         shape = (len(indices), *p.shape[1:])
-        g = check_gradient(f"gradient of {label}", rows.values, "the table's rows", shape, p.dtype, written)
+        g = check_gradient(f"gradient of {label}", given, "the table's rows", shape, p.dtype, written)
         g = g.view(np.ndarray)
         usable = g.flags.c_contiguous and g.flags.aligned
         if copy or not usable or any(np.may_share_memory(g, array) for array in self._written.values()):

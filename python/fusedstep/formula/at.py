@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .kernel import Kernel, Sweep
@@ -16,8 +16,8 @@ class At:
     """The sweep of the kernel for which the rule computes coefficients."""
     before: Mapping[str, float]
     """The scalars before the step."""
-    next: Callable[[str], float]
-    """Return a hyperparameter, given its name, at the step after this one."""
+    next: Mapping[str, float]
+    """The hyperparameters that the rule `looks_ahead` to, at the step after this one."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__ = values

@@ -26,6 +26,7 @@ class Interval:
 
 TRUTH_VALUES = (bool, np.bool_)
 REAL = Interval("(-inf, inf)", math.isfinite)
+ANY = Interval("any number", lambda _: True)
 
 POSITIVE = Interval("(0, inf)", lambda x: 0 < x < math.inf)
 PROPER_FRACTION = Interval("(0, 1)", lambda x: 0 < x < 1)
@@ -51,7 +52,7 @@ def checked_number(label: str, value: Any, interval: Interval) -> float:
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf
+        number = math.inf if value > 0 else -math.inf
     if not interval.holds(number):
         raise ValueError(f"{label} must be in {interval.text}, got {number}")
     return number
@@ -90,10 +91,7 @@ class Hyperparameter:
         return first
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        for group in optimizer.groups:
-            group.check(self.name, value)
-        for group in optimizer.groups:
-            group[self.name] = value
+        optimizer.set_in_all_groups(self.name, value)
 
 
 def declared(cls: type) -> dict[str, Hyperparameter]:

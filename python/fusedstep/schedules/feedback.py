@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from ..formula.hyperparameters import NONNEGATIVE, REAL, Interval, checked_number
 from ..improvement import Mode, checked_figure, checked_mode, improves
-from ..stateful import same
+from ..stateful import Loading, same
 from .schedule import CountOr0, Fraction, Number, ProperFraction, Schedule, Size, Value, number_fields
 
 MEAN_SQUARE = Interval("[0, inf], or NaN", lambda x: not x < 0)
@@ -38,15 +37,17 @@ class Feedback(Schedule):
         """The value, and the numbers that the next `observe` compares with."""
         return {name: getattr(self, name) for name in self._remembered()}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
         same(f"state of {type(self).__name__}", state_dict, self._remembered())
         numbers = {
             name: number.checked(self._label(name), state_dict[name])
             for name, number in self._remembered().items()
         }
-        for name, value in numbers.items():
-            setattr(self, name, value)
+        loading.changes.update(vars(self), numbers)
+
+    def _remember(self, **numbers: Any) -> None:
+        """Change several numbers in one call, which no interrupt divides."""
+        vars(self).update(numbers)
 
     def _remembered(self) -> dict[str, Number]:
         numbers = number_fields(type(self))
@@ -84,16 +85,18 @@ class Plateau(Feedback):
     def observe(self, figure: float) -> float:
         """Take the figure of an epoch, such as a validation loss; return the new value."""
         figure = checked_figure(figure)
-        if improves(figure, self.best, self.threshold, self.mode):
-            self.best, self.stalled = figure, 0
+        value, best, stalled, cooling = self.value, self.best, self.stalled, self.cooling
+        if improves(figure, best, self.threshold, self.mode):
+            best, stalled = figure, 0
         else:
-            self.stalled += 1
-        if self.cooling:
-            self.cooling, self.stalled = self.cooling - 1, 0
-        if self.stalled > self.patience:
-            self.value = max(self.value * self.factor, min(self.minimum, self.value))
-            self.cooling, self.stalled = self.cooldown, 0
-        return self.value
+            stalled += 1
+        if cooling:
+            cooling, stalled = cooling - 1, 0
+        if stalled > self.patience:
+            value = max(value * self.factor, min(self.minimum, value))
+            cooling, stalled = self.cooldown, 0
+        self._remember(value=value, best=best, stalled=stalled, cooling=cooling)
+        return value
 
 
 @dataclass(eq=False)
@@ -131,19 +134,19 @@ class EveAnnealing(Feedback):
         The mean of ``fs.global_norm(grads)**2`` over the epoch's steps will do.
         """
         mean_square = checked_number("the mean square", checked_figure(figure), MEAN_SQUARE)
-        before = self.mean_square
-        if math.isfinite(mean_square):
-            self.mean_square = mean_square
-            if before is None:
-                return self.value
-            change = _change(before, mean_square)
-        else:
+        value, before = self.value, self.mean_square
+        if not math.isfinite(mean_square):
             change = math.inf
+        elif before is None:
+            change = math.nan  # neither flat nor steep
+        else:
+            change = _change(before, mean_square)
         if change <= self.flat:
-            self.value = min(self.value * self.up, self.maximum)
+            value = min(value * self.up, self.maximum)
         elif change > self.steep:
-            self.value = max(self.value * self.down, self.minimum)
-        return self.value
+            value = max(value * self.down, self.minimum)
+        self._remember(value=value, mean_square=mean_square if math.isfinite(mean_square) else before)
+        return value
 
 
 def _change(before: float, mean_square: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from inspect import get_annotations
 from types import NoneType
@@ -19,7 +19,7 @@ from ..formula.hyperparameters import (
     Interval,
     checked_number,
 )
-from ..stateful import Stateful, restore, states
+from ..stateful import Loading, Loads, Stateful, collect, states
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ Fraction = Annotated[float, PORTION]
 ProperFraction = Annotated[float, PROPER_FRACTION]
 
 
-class Schedule:
+class Schedule(Loads):
     """A hyperparameter as a function of the step t = 1, 2, …: the first step gets ``schedule(1)``.
 
     The fields `steps`, `every` and `after` count steps of the optimizer; to count epochs, multiply by the
@@ -86,9 +86,8 @@ class Schedule:
         """The state of its parts, such as a `Plateau`; empty for functions of the step alone."""
         return states(self._stateful())
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
-        restore(f"state of {type(self).__name__}", self._stateful(), state_dict)
+    def collect_load(self, state_dict: Any, loading: Loading) -> None:
+        collect(f"state of {type(self).__name__}", self._stateful(), state_dict, loading)
 
     def _label(self, name: str) -> str:
         return f"{name} of {type(self).__name__}"

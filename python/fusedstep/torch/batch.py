@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._core import Changes
 from ..engine.step import Turned, Work
 from ..formula.at import At
 from ..formula.coefficients import Measured
@@ -17,6 +18,7 @@ from ..formula.kernel import Arithmetic, Array, Kernel
 from ..formula.slots import AVERAGE
 from .distributed import totals
 from .form import Form, State
+from .memory import memory_of
 
 Members = list[int] | None
 """Positions among the parameters that were looked up together; None means all."""
@@ -116,7 +118,7 @@ class Batch:
                 "kernel": self.kernel,
                 "sweep": self.kernel.sweeps[-1],
                 "before": self._scalars,
-                "next": h.__getitem__,
+                "next": h,
             }
         )
 
@@ -152,26 +154,26 @@ class Batch:
         }
         return Measured(sizes, of_all, numbers)
 
-    @torch.no_grad()
-    def keep(self, work: Work) -> None:
+    def collect(self, work: Work, changes: Changes) -> None:
         form, found, members = self.group.form, self.found, self.members
         if form.counted:
-            found.fill(0, members, float(self.t))
+            found.fill(changes, 0, members, float(self.t))
         for k, name in enumerate(self.rule.scalars, start=form.counted):
             if name in work.scalars:
-                found.fill(k, members, work.scalars[name])
+                found.fill(changes, k, members, work.scalars[name])
         for k, name in enumerate(self.rule.numbers, start=form.shared):
             if name in work.tensors:
-                found.assign(k, members, work.tensors[name].tolist())
+                found.assign(changes, k, members, work.tensors[name].tolist())
         for state, slots in work.turned:
             for name, value in slots.items():
-                state[form.key(name)].copy_(torch.from_numpy(value))
+                tensor = state[form.key(name)]
+                changes.copy(memory_of(tensor), memory_of(torch.from_numpy(value).to(tensor.dtype)))
 
 
 def kept_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> torch.dtype:
     """The dtype that a direction is rounded to: that of the rest of the state."""
     kept = [state[form.key(slot)] for slot in kernel.operands if form.key(slot) in state]
-    dtype: torch.dtype = kept[0].dtype if kept else form.kept_as(p)
+    dtype: torch.dtype = kept[0].dtype if kept else form.kept_as(p, kernel.slots.values())
     return dtype
 
 

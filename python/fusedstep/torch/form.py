@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..formula.kernel import Kernel
 from ..formula.rule import Rule
-from ..formula.slots import PARAMETER
+from ..formula.slots import PARAMETER, Slot, any_squares
 
 State: TypeAlias = dict[str, Any]
 """The state that an optimizer keeps for a parameter."""
 
 STEPS = "step"
 DOUBLE = (torch.float64, torch.complex128)
+HALF = (torch.float16, torch.complex32)
 
 
 class Form(NamedTuple):
@@ -51,21 +52,26 @@ class Form(NamedTuple):
         """How many of the `scalar_keys`, from the first, have equal values within a batch."""
         return self.counted + len(self.rule.scalars)
 
-    def kept_as(self, p: Tensor) -> torch.dtype:
-        """The dtype of the state of `p`."""
-        if self.state_dtype is None:
+    def kept_as(self, p: Tensor, slots: Iterable[Slot]) -> torch.dtype:
+        """The dtype of the state of `p` in these slots."""
+        dtype = self.state_dtype
+        if dtype is None and p.dtype in HALF and any_squares(slots):
+            dtype = torch.float32
+        if dtype is None:
             return p.dtype
-        return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
+        return dtype.to_complex() if p.is_complex() else dtype
 
     def completed(self, h: Mapping[str, Any], kernel: Kernel, p: Tensor, state: State) -> State:
         """The state of `p`, with its missing slots added at their first values."""
         complete = dict(state)
         if self.counted and STEPS not in state:
-            complete[STEPS] = torch.zeros((), dtype=torch.float32)
+            complete[STEPS] = torch.zeros((), dtype=torchs_scalar_dtype())
         for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
             complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
-        for name, slot in self.rule.slots_of(kernel, averaged=h["ema"] != 0).items():
-            key, dtype = self.key(name), getattr(torch, slot.kept) if slot.kept else self.kept_as(p)
+        slots = self.rule.slots_of(kernel, averaged=h["ema"] != 0)
+        common = self.kept_as(p, slots.values())
+        for name, slot in slots.items():
+            key, dtype = self.key(name), getattr(torch, slot.kept) if slot.kept else common
             if key in complete or not slot.lives:
                 continue
             if slot.start == PARAMETER:
@@ -90,11 +96,18 @@ class Form(NamedTuple):
                 yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
                 continue
             fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
-            dtype = self.kept_as(p) if self.state_dtype is not None or not fits else value.dtype
+            chosen = self.state_dtype is not None or not fits
+            dtype = self.kept_as(p, self.rule.slots.values()) if chosen else value.dtype
             if value.shape == p.shape and value.stride() != p.stride():
                 yield key, torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
             else:
                 yield key, value.to(p.device, dtype)
+
+
+def torchs_scalar_dtype() -> torch.dtype:
+    """The dtype in which torch keeps counts and other numbers of a parameter."""
+    double: bool = torch.get_default_dtype() == torch.float64
+    return torch.float64 if double else torch.float32
 
 
 def by_kernel(

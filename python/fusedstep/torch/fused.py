@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..engine.busy import Busy, Holder
+from .._core import Busy, Changes
 from ..engine.options import LIMIT, StepOptions
 from ..engine.step import Step
 from ..formula.hyperparameters import checked_number
 from ..formula.kernel import Kernel
 from ..formula.rule import Rule
 from .arguments import number, signature
-from .batch import Group
+from .batch import Batch, Group
 from .distributed import is_distributed
-from .form import Form, by_kernel, kernel_of
+from .form import Form, by_kernel, kernel_of, torchs_scalar_dtype
 from .lending import FLOATS, Loan
 from .plan import TorchPlan
 
@@ -53,9 +53,10 @@ class Fused(torch.optim.Optimizer):
     clip_norm: multiply gradients by ``min(1, clip_norm / (norm + 1e-6))``, with the 2-norm of all gradients
     of this optimizer. It happens within the pass and does not write the gradients. Default None: no clipping.
     state_dtype: the dtype of the state, for example float32 for parameters of 16 bits. Default None: the
-    dtype of the parameter. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler` leaves
-    unscaling to the step, and does not write the gradients. Default False, but True with torch's argument
-    ``fused=True``.
+    dtype of the parameter, but float32 for parameters in float16 if the rule keeps squares of gradients, for
+    which float16 is too narrow. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler`
+    leaves unscaling to the step, and does not write the gradients. Default False, but True with torch's
+    argument ``fused=True``.
 
     `foreach`, `fused` and `capturable` are accepted and change nothing else. Parameters and gradients are on
     the CPU, in float64, float32, bfloat16, float16 or complex (stepped as pairs of real numbers). Numbers of
@@ -77,8 +78,8 @@ class Fused(torch.optim.Optimizer):
     counted: ClassVar[bool] = True
     """Whether `state` counts the steps."""
 
-    scalar_dtype: ClassVar[torch.dtype] = torch.float32
-    """The dtype of the rule's scalars; torch keeps its own in float32."""
+    scalar_dtype: ClassVar[torch.dtype | None] = None
+    """The dtype of the rule's scalars; None for that which torch gives its own."""
 
     grad_norm: float | None = None
     """The norm of the gradients before clipping, at the last step; None without clipping."""
@@ -149,12 +150,7 @@ class Fused(torch.optim.Optimizer):
 
     def update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any = None) -> None:
         """Step the given parameters that have a gradient; clipping uses the norm of these gradients."""
-        holder = Holder()
-        try:
-            self._machine.busy.take(holder)
-            self._update(parameters, loss)
-        finally:
-            self._machine.busy.leave(holder)
+        self._machine.busy.run(self._update, parameters, loss)
 
     def make_state(self, parameters: Iterable[Tensor]) -> None:
         """Create the state of these parameters if the rule counts steps; else the first step does."""
@@ -173,25 +169,28 @@ class Fused(torch.optim.Optimizer):
         if not batches:
             self.grad_norm = None if self.clip_norm is None else 0.0
             return
-        plan = self._machine.plan
-        if self.clip_norm is not None:
+        try:
+            self._step(groups, batches, StepOptions(scale, self.clip_norm, math.inf, False, False), loss)
+        finally:
+            self._machine.plan.release()
+
+    def _step(self, groups: list[Group], batches: list[Batch], options: StepOptions, loss: Any) -> None:
+        plan, changes = self._machine.plan, Changes()
+        if options.clip_norm is not None:
             plan.gradients = [g for batch in batches for g in batch.found.gradients(batch.members)]
         loan = Loan(batches, self._labels)
         loan.take(plan)
         for k, batch in enumerate(loan.batches):
             batch.owners = partial(loan.owners, k)
-        step = Step(plan, StepOptions(scale, self.clip_norm, math.inf, False, False))
-        plan.gradients = ()
+        step = Step(plan, options)
         step.prepare(loan.batches, number(loss) if self.rule.needs_loss and loss is not None else None)
-        # From here on nothing fails. The work per parameter comes first: the pass overwrites the cache.
-        self.grad_norm = step.norm
-        for group in groups:
-            for p, state in group.new.items():
-                self.state[p].update(state)
-        step.commit()
+        if new := {p: state for group in groups for p, state in group.new.items()}:
+            changes.update(self.state, new)
+        if step.norm != self.grad_norm:
+            changes.update(vars(self), {"grad_norm": step.norm})
+        loan.give_back(changes)
         torch.autograd.graph.increment_version(loan.parameters())
-        step.run()
-        loan.give_back()
+        step.run(changes)
 
     def _gathered(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]) -> list[Group]:
         """The parameters that have a gradient, with their state, by group and kernel."""
@@ -223,8 +222,9 @@ class Fused(torch.optim.Optimizer):
         return {**self._defaults, **extras, **self.hyperparameters(group)}
 
     def _form(self) -> Form:
+        scalar_dtype = self.scalar_dtype or torchs_scalar_dtype()
         return Form(
-            self.rule, self.state_names, self.counted, self.scalar_dtype, self.state_dtype, self.steps_rows
+            self.rule, self.state_names, self.counted, scalar_dtype, self.state_dtype, self.steps_rows
         )
 
     def _labels(self) -> dict[Tensor, str]:
@@ -257,6 +257,11 @@ class Fused(torch.optim.Optimizer):
                 raise ValueError(f"{labels[p]} has layout {p.layout}; it must be strided")
             if p.dtype not in FLOATS + COMPLEX:
                 raise TypeError(f"{labels[p]} has dtype {p.dtype}; it must be a float or complex")
+            if self.rule.refuses_16_bits and p.dtype in (torch.bfloat16, torch.float16, torch.complex32):
+                raise TypeError(
+                    f"{labels[p]} has dtype {p.dtype}, in which the first steps of {type(self).__name__} "
+                    "would be rounded away; keep it in float32"
+                )
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what this class or torch's has saved, as torch does, but keep the precision of state.

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..arrays.memory import Array, check_disjoint, overlaps_itself
+from .._core import Changes
+from ..arrays.memory import check_disjoint, overlaps_itself
 from .batch import Batch, Members
 from .distributed import local, local_gradient
+from .memory import copy_into, memory_of
 
-GiveBack: TypeAlias = Callable[[], object]
 Position: TypeAlias = tuple[int, int]
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -52,7 +52,8 @@ class Loan:
         """The shares of the step; those of sparse gradients are added at the end."""
         self._make_labels = labels
         self._entries: dict[Position, Entry] = {}
-        self._give_back: list[GiveBack] = []
+        self._lent_out: list[tuple[Tensor, Tensor]] = []
+        """Tensors with the copies that are stepped in their place."""
 
     def take(self, plan: _core.TorchPlan) -> None:
         """Give the tensors to `plan`; raise an error, naming the parameter, if they cannot be stepped."""
@@ -67,7 +68,7 @@ class Loan:
         else:
             for position in chain(*plan.take(self._taken())):
                 raise RuntimeError(f"{self._label(self._entry(position).owner)} cannot be stepped")
-        if self._give_back:  # the plan sees copies, not the memory behind them
+        if self._lent_out:  # the plan sees copies, not the memory behind them
             self._check_disjoint()
         if shared := plan.overlap():
             one, other = (self._label(self._entry(position).owner) for position in shared)
@@ -93,13 +94,13 @@ class Loan:
         memory = []
         for k, batch in enumerate(self.batches):
             owners = self.owners(k)
-            memory += [(self._label(p), _memory(p)) for p in owners]
+            memory += [(self._label(p), memory_of(p)) for p in owners]
             for slot in range(batch.slots):
                 states = batch.found.state(slot, batch.members)
                 for at, entry in self._lent(k):
                     states[at] = entry.own_state[slot]
                 memory += [
-                    (f"{self._label(p)}, state {slot},", _memory(state))
+                    (f"{self._label(p)}, state {slot},", memory_of(state))
                     for p, state in zip(owners, states, strict=True)
                 ]
         check_disjoint(memory)
@@ -123,12 +124,10 @@ class Loan:
             if batch == k:
                 yield i if members is None else members.index(i), entry
 
-    def give_back(self) -> None:
-        """Write the copies of parameters and state back to the originals."""
-        if self._give_back:
-            with torch.no_grad():
-                for give_back in reversed(self._give_back):
-                    give_back()
+    def give_back(self, changes: Changes) -> None:
+        """Add to the changes that the copies of parameters and state go back to the originals."""
+        for tensor, copy in reversed(self._lent_out):
+            copy_into(changes, tensor, copy)
 
     def _entry(self, position: Position) -> Entry:
         if position not in self._entries:
@@ -194,7 +193,7 @@ class Loan:
         tensor = local(tensor).detach()
         if tensor.is_conj() or tensor.is_neg():
             plain = tensor.resolve_conj().resolve_neg()
-            self._give_back.append(lambda: tensor.copy_(plain))
+            self._lent_out.append((tensor, plain))
             return _real(plain)
         return _real(tensor)
 
@@ -218,9 +217,9 @@ class Loan:
             )
 
     def _borrowed(self, tensor: Tensor) -> Tensor:
-        """A copy without gaps, in the dtype of the arithmetic; `give_back` writes it back, rounded."""
-        copy = tensor.detach().to(_arithmetic(tensor), memory_format=torch.contiguous_format, copy=True)
-        self._give_back.append(lambda: tensor.copy_(copy))
+        """A copy without gaps; `give_back` writes it back."""
+        copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self._lent_out.append((tensor, copy))
         return copy
 
 
@@ -240,15 +239,6 @@ def _check_device(label: str, p: Tensor, g: Tensor) -> None:
     for tensor in (p, g):
         if tensor.device.type != "cpu":
             raise ValueError(f"{label} or its gradient is on {tensor.device}; this optimizer is for the CPU")
-
-
-def _memory(tensor: Tensor) -> Array:
-    """The memory of a tensor as integers of the same width, because NumPy lacks some of torch's dtypes."""
-    tensor = local(tensor).detach()
-    tensor = tensor.conj() if tensor.is_conj() else tensor
-    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    array: Array = tensor.view(INTEGERS[tensor.itemsize]).numpy(force=tensor.is_neg())
-    return array
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core import Changes
 from ..engine.optimizer import Optimizer as Rule
 from ..formula.hyperparameters import Hyperparameter
 from ..update_rules.schedule_free import ScheduleFree, to_z
 from .arguments import number, signature
 from .fused import Fused
+from .memory import copy_into
 
 BETAS = ("beta1", "beta2")
 NOTE = (
@@ -65,14 +67,16 @@ class OwnScheduleFree(Own):
 
     def train(self) -> None:
         """Change the parameters to the point where gradients are computed, to continue with steps."""
-        self._turn(evaluating=False)
+        self._machine.busy.run(self._turn, False)
 
     def eval(self) -> None:
         """Change the parameters to the average, to evaluate or save them."""
-        self._turn(evaluating=True)
+        self._machine.busy.run(self._turn, True)
 
     @torch.no_grad()
-    def _turn(self, *, evaluating: bool) -> None:
+    def _turn(self, evaluating: bool) -> None:
+        changes = Changes()
+        turned = []
         for group in self.param_groups:
             self.make_state(group["params"])
             weight = to_z(self.hyperparameters(group)[self.rule.mixture], evaluating)
@@ -80,8 +84,13 @@ class OwnScheduleFree(Own):
                 state = self.state[p]
                 if bool(state["evaluating"]) != evaluating:
                     wide = torch.promote_types(p.dtype, torch.float32)
-                    p.copy_(torch.lerp(p.to(wide), state["z"].to(wide), weight))
-                    state["evaluating"].fill_(evaluating)
+                    point = torch.lerp(p.to(wide), state["z"].to(wide), weight)
+                    copy_into(changes, p, point.to(p.dtype))
+                    mode = state["evaluating"]
+                    copy_into(changes, mode, torch.full_like(mode, evaluating))
+                    turned.append(p)
+        torch.autograd.graph.increment_version(turned)
+        changes.write()
 
 
 def under_its_own_name(rule: type[Rule], module: str) -> type[Own]:

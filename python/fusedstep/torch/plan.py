@@ -10,7 +10,6 @@ from torch import Tensor
 from .. import _core
 from ..backends.native import ARITHMETIC
 from ..formula.average import average
-from ..formula.coefficients import StepCoefficients
 from ..formula.kernel import Arithmetic
 from .distributed import global_norm
 
@@ -31,9 +30,7 @@ class TorchPlan(_core.TorchPlan):
         norm, finite = super().norm()
         return global_norm(self.gradients, norm), finite
 
-    def run(
-        self, sweep: int, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool = False
-    ) -> None:
-        """Do a sweep. It never zeroes the gradients, which are torch's."""
-        del zero_gradients
-        super().run(sweep, coefficients)
+    def release(self) -> None:
+        """Forget the gradients of a step."""
+        super().release()
+        self.gradients = ()

@@ -51,7 +51,7 @@ class Adam(Optimizer):
     bias_correction: bool = True
     eps_hat: bool = False
     cautious: bool = False
-    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True), "vmax": Slot(squares=True)}
     steps_rows: ClassVar = True
 
     @kernel("Adam")
@@ -126,7 +126,12 @@ class NAdam(Optimizer):
     eps: Nonnegative = 1e-8
     momentum_decay: Nonnegative = 4e-3
     amsgrad: bool = False
-    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot(), "mu_product": Slot(of="group", start=1.0)}
+    slots: ClassVar = {
+        "m": Slot(),
+        "v": Slot(squares=True),
+        "vmax": Slot(squares=True),
+        "mu_product": Slot(of="group", start=1.0),
+    }
 
     @kernel("NAdam")
     @staticmethod
@@ -227,7 +232,7 @@ class RAdam(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
 
     @kernel("RAdam")
     @staticmethod

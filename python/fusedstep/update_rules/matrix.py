@@ -159,7 +159,7 @@ class Adafactor(Optimizer):
     eps2: Nonnegative = 1e-3
     d: AtLeastOne = 1.0
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"v": Slot()}
+    slots: ClassVar = {"v": Slot(squares=True)}
     takes: ClassVar = ("weight_decay",)
 
     @sweep("GradientDirection")
@@ -176,7 +176,11 @@ class Adafactor(Optimizer):
         measure=squares,
         after=(direction,),
         turn=divide,
-        slots={"o": Slot(lives=False), "row_var": Slot(of="row"), "col_var": Slot(of="column")},
+        slots={
+            "o": Slot(lives=False),
+            "row_var": Slot(of="row", squares=True),
+            "col_var": Slot(of="column", squares=True),
+        },
         stacks=True,
     )
     @staticmethod

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..arrays.memory import check_writeable
+from .._core import Changes
+from ..arrays.memory import check_writeable, set_in
 from ..arrays.storage import arithmetic
 from ..engine.optimizer import Optimizer
 from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel
@@ -42,28 +43,25 @@ class ScheduleFree(Optimizer):
 
     def train(self) -> None:
         """Change the parameters to y, to continue with steps."""
-        self._turn(evaluating=False)
+        self.busy.run(self._turn, False)
 
     def eval(self) -> None:
         """Change the parameters to x, the average, to evaluate or save them."""
-        self._turn(evaluating=True)
+        self.busy.run(self._turn, True)
 
-    def _turn(self, *, evaluating: bool) -> None:
-        moves = []
+    def _turn(self, evaluating: bool) -> None:
+        self.tensors.check_unchanged()
+        changes = Changes()
         i = 0
         for group, leaves in zip(self.groups, self.structure.leaves, strict=True):
             for p in leaves:
                 if group.scalars["evaluating"] != evaluating:
                     check_writeable(self.tensors.names[i], p)
-                    moves.append((p, self.tensors.slots[i]["z"], to_z(group[self.mixture], evaluating)))
+                    weight = to_z(group[self.mixture], evaluating)
+                    set_in(changes, p, _between(p, self.tensors.slots[i]["z"], weight))
                 i += 1
-        with np.errstate(all="ignore"):
-            for p, z, weight in moves:
-                dtype = arithmetic(p.dtype)
-                point = p.astype(dtype)
-                p[...] = point + dtype.type(weight) * (z.astype(dtype) - point)
-        for group in self.groups:
-            group.scalars["evaluating"] = float(evaluating)
+            changes.update(group.scalars, {"evaluating": float(evaluating)})
+        changes.write()
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
@@ -130,7 +128,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p"), "v": Slot()}
+    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p"), "v": Slot(squares=True)}
     mixture: ClassVar = "beta1"
 
     @kernel("ScheduleFreeAdamW")
@@ -150,6 +148,14 @@ class ScheduleFreeAdamW(ScheduleFree):
 def to_z(beta: float, evaluating: bool) -> float:
     """The weight of z in the move to the other point: y to x if evaluating, else x to y."""
     return 1 - 1 / beta if evaluating else 1 - beta
+
+
+def _between(p: Array, z: Array, weight: float) -> Array:
+    """The point between p and z that is nearer to z the larger the weight, in the type of the arithmetic."""
+    dtype = arithmetic(p.dtype)
+    with np.errstate(all="ignore"):
+        point = p.astype(dtype)
+        return point + dtype.type(weight) * (z.astype(dtype) - point)
 
 
 def _warmed_up(h: At, t: int) -> float:

@@ -103,6 +103,7 @@ class Nesterov(Optimizer):
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
     slots: ClassVar = {"v": Slot(), "ahead": Slot(of="group")}
+    looks_ahead: ClassVar = ("momentum",)
 
     @kernel("Nesterov")
     @staticmethod
@@ -113,7 +114,7 @@ class Nesterov(Optimizer):
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
-        return {"ahead": h.next("momentum")}
+        return {"ahead": h.next["momentum"]}
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:

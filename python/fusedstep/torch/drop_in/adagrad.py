@@ -28,10 +28,9 @@ class Adagrad(Fused, torch.optim.Adagrad):
 
     def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(params, *arguments, **options)
-        if self.state_dtype is not None:  # torch's constructor has made the sums
-            form = self._form()
-            for p, state in self.state.items():
-                state["sum"] = state["sum"].to(form.kept_as(p))
+        form = self._form()
+        for p, state in self.state.items():  # torch's constructor has made the sums
+            state["sum"] = state["sum"].to(form.kept_as(p, self.rule.slots.values()))
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         return {

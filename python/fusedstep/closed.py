@@ -1,0 +1,23 @@
+"""Objects whose public attributes are all declared, so that a misspelled one is an error."""
+
+from __future__ import annotations
+
+from inspect import get_annotations
+from typing import Any
+
+
+class Closed:
+    """The base of objects of which only declared attributes, and private ones, can be set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name.startswith("_") or _declares(type(self), name)):
+            raise AttributeError(self._no_attribute(name))
+        super().__setattr__(name, value)
+
+    def _no_attribute(self, name: str) -> str:
+        """What an error says about an attribute that does not exist."""
+        return f"{type(self).__name__} has no attribute {name!r} that could be set"
+
+
+def _declares(cls: type, name: str) -> bool:
+    return hasattr(cls, name) or any(name in get_annotations(base) for base in cls.__mro__)
