@@ -26,6 +26,7 @@ class Interval:
 
 TRUTH_VALUES = (bool, np.bool_)
 REAL = Interval("(-inf, inf)", math.isfinite)
+ANY = Interval("any number", lambda _: True)
 
 POSITIVE = Interval("(0, inf)", lambda x: 0 < x < math.inf)
 PROPER_FRACTION = Interval("(0, 1)", lambda x: 0 < x < 1)

@@ -140,9 +140,9 @@ class EveAnnealing(Feedback):
         else:
             change = math.inf
         if change <= self.flat:
-            self.value = min(self.value * self.up, self.maximum)
+            self.value = max(min(self.value * self.up, self.maximum), self.minimum)
         elif change > self.steep:
-            self.value = max(self.value * self.down, self.minimum)
+            self.value = min(max(self.value * self.down, self.minimum), self.maximum)
         return self.value
 
 
