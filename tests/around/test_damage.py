@@ -458,3 +458,46 @@ def test_what_is_no_file_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
         for path in ("pipe", "socket", "/dev/zero"):
             with pytest.raises(ValueError, match=path):
                 Checkpoint(path, x=np.zeros(2)).load()
+
+
+@pytest.mark.parametrize(
+    "position", [-1, -(10**9), 625, 10**8, 10**9, 10**12, 10**400, "1", None, [], {}, 0.5]
+)
+@pytest.mark.parametrize("kind", ["MT19937", "Philox"])
+def test_a_position_outside_of_a_generators_block_is_an_error(
+    kind: str, position: Any, tmp_path: Path
+) -> None:
+    """NumPy would read whatever is there in memory, or end the process."""
+    rng = np.random.Generator(getattr(np.random, kind)(1))
+    rng.random(3)
+    checkpoint = Checkpoint(tmp_path / "run", rng=rng)
+    checkpoint.save()
+    raw = Raw.read(tmp_path / "run")
+    state = raw.state
+    holder, name = (state["rng"]["state"], "pos") if kind == "MT19937" else (state["rng"], "buffer_pos")
+    assert name in holder
+    holder[name] = position
+    raw.seal(state)
+    raw.write(tmp_path / "run")
+    before = repr(rng.bit_generator.state)
+    with pytest.raises((ValueError, TypeError), match="rng"):
+        checkpoint.load()
+    assert repr(rng.bit_generator.state) == before
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+@pytest.mark.parametrize("state", [None, 5, "x", [], {}, {"state": 5}, {"state": {}}, {"state": []}])
+def test_a_state_that_is_no_generators_is_an_error(kind: str, state: Any, tmp_path: Path) -> None:
+    rng = np.random.Generator(getattr(np.random, kind)(1))
+    before = repr(rng.bit_generator.state)
+    checkpoint = Checkpoint(tmp_path / "run", rng=rng)
+    checkpoint.save()
+    raw = Raw.read(tmp_path / "run")
+    raw.header = {"__metadata__": raw.metadata}
+    raw.data = b""
+    found = {"bit_generator": kind, **state} if isinstance(state, dict) else state
+    raw.seal({"rng": found, "progress": {}})
+    raw.write(tmp_path / "run")
+    with pytest.raises((ValueError, TypeError), match="rng"):
+        checkpoint.load()
+    assert repr(rng.bit_generator.state) == before

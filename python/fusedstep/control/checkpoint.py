@@ -18,6 +18,7 @@ from ..stateful import Stateful, mapping, restore, states
 from .checksums import check, checksums
 from .encoding import decode, encode, parsed
 from .files import replace
+from .positions import check_position
 
 Part: TypeAlias = Engine | np.random.Generator | Array | Stateful
 
@@ -165,6 +166,7 @@ class _Generator:
 
     def load_state_dict(self, state_dict: Any) -> None:
         try:
+            check_position(state_dict)
             self._bits.state = state_dict
         except (LookupError, OverflowError) as error:
             raise ValueError(f"this is no state of {type(self._bits).__name__}") from error
