@@ -163,7 +163,13 @@ def test_what_may_still_be_written_stays(tmp_path: Path) -> None:
         runs = process.stdout.readline().strip()
         of_process = left_by(runs, path).name
         left = {of_process, *(left_by(mark, path).name for mark in (owner.mark(), other_machine(ended())))}
-        for name in ("run.partial", "run.0123abcd.partial", "run.keep", f"run.{ended()}.partial"):
+        for name in (
+            "run.partial",
+            "run.0123abcd.partial",
+            "run.keep",
+            f"run.{ended()}.partial",
+            f"run.{ended()}-0123abcd.partial.old",
+        ):
             (tmp_path / name).touch()
             left.add(name)
         left.add(left_by(ended(), tmp_path / "run.ema").name)  # this is for those who save run.ema
