@@ -138,6 +138,15 @@ def test_another_dtype_or_shape_of_the_same_bytes_is_an_error(change: dict[str, 
     run.assert_error("'own/x'")
 
 
+def test_a_tensor_that_is_gone_is_an_error(run: Run) -> None:
+    raw = Raw.read(run.path)
+    last = max(raw.tensors, key=raw.span)
+    raw.data = raw.data[: raw.span(last)[0]]
+    del raw.header[last]
+    raw.write(run.path)
+    run.assert_error(re.escape(f"damaged: tensor {last!r} is missing"))
+
+
 def test_a_changed_state_is_an_error(run: Run) -> None:
     raw = Raw.read(run.path)
     state = raw.state
