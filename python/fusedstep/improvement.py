@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .formula.hyperparameters import REAL, Interval, checked_number
+from .formula.hyperparameters import ANY, REAL, checked_number
 
 Mode: TypeAlias = Literal["min", "max"]
 """Whether lower figures are better, as for a loss, or higher ones, as for an accuracy."""
@@ -38,7 +38,7 @@ def checked_figure(figure: Any) -> float:
     """Return `figure` as a float, finite or not; raise TypeError if it is no number."""
     if isinstance(figure, np.ndarray) and figure.ndim == 0:
         figure = figure.item()
-    return checked_number("the figure", figure, Interval("[-inf, inf]", lambda _: True))
+    return checked_number("the figure", figure, ANY)
 
 
 def checked_best(best: float | None) -> float | None:

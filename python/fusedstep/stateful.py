@@ -78,60 +78,6 @@ def states(parts: Mapping[str, Stateful]) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in parts.items()}
 
 
-def collect(self, label: str, part: Stateful, state: Any) -> None:
-        """Check a state of an object of this package, or remember it for another object."""
-        if isinstance(part, Loads):
-            with named(label):
-                part.collect_load(state, self)
-        else:
-            self.others.append((label, part, state))
-
-    def write(self) -> None:
-        """Restore all; after an error, all is as it was."""
-        undo = self.changes.undo() if self.others else Changes()
-        before = [(part, part.state_dict()) for _, part, _ in self.others]
-        try:
-            self.changes.write()
-            for label, part, state in self.others:
-                with named(label):
-                    part.load_state_dict(state)
-        except BaseException:
-            undo.write()
-            for part, state in before:
-                part.load_state_dict(state)
-            raise
-
-
-class Loads(Closed):
-    """The base of this package's objects with a state, which is restored as a whole or not at all."""
-
-    def state_dict(self) -> Any:
-        """A copy of the state."""
-        raise NotImplementedError
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Restore what `state_dict` returned, or raise ValueError or TypeError without changing anything."""
-        loading = Loading()
-        self.collect_load(state_dict, loading)
-        loading.write()
-
-    def collect_load(self, state_dict: Any, loading: Loading) -> None:
-        """Check a state, and add to the loading what restores it."""
-        raise NotImplementedError
-
-
-def states(parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """The state of each part."""
-    return {name: part.state_dict() for name, part in parts.items()}
-
-
-def loading_of(label: str, parts: Mapping[str, Stateful], saved: Any) -> Loading:
-    """A loading of parts from what `states` returned; raise an error, naming the part, if it is unusable."""
-    loading = Loading()
-    collect(label, parts, saved, loading)
-    return loading
-
-
 def collect(label: str, parts: Mapping[str, Stateful], saved: Any, loading: Loading) -> None:
     """Add the loading of parts to that of a whole."""
     same(label, saved, parts)

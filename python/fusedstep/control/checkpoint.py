@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from copy import deepcopy
 from pathlib import Path
@@ -15,12 +16,15 @@ from ..engine.engine import Engine
 from ..extras import imported
 from ..stateful import Loading, Loads, Stateful, collect, mapping, states
 from ..weights import assign
-from .encoding import decode, encode
+from .checksums import check, checksums
+from .encoding import decode, encode, parsed
 from .files import replace
+from .positions import check_position
 
 Part: TypeAlias = Engine | np.random.Generator | Array | Stateful
 
-FORMAT = "fusedstep 1"
+FORMAT = "fusedstep 2"
+WITHOUT_CHECKSUMS = "fusedstep 1"  # what version 0.1.0 wrote
 PROGRESS = "progress"
 RESERVED = (PROGRESS, "__metadata__")  # the latter by safetensors
 
@@ -42,8 +46,8 @@ class Checkpoint(Closed):
 
     A process killed at any moment leaves a complete file, the last one or the one before. The file stores
     arrays as tensors, named by their part and their place in it ("optimizer/weights/w"), so that other
-    programs can read them; the rest is in the metadata "state", as JSON in Python's form. Functions are not
-    stored: create the parts as before, then load.
+    programs can read them; the rest is in the metadata "state", as JSON in Python's form, and checksums of
+    all of it in the metadata "checksums". Functions are not stored: create the parts as before, then load.
 
     Needs safetensors: ``pip install "fusedstep[control]"``. Raises TypeError for a part of any other kind.
     """
@@ -68,12 +72,16 @@ class Checkpoint(Closed):
     def save(self, /, **progress: Any) -> None:
         """Write the state of all parts, and `progress`: numbers, text, arrays, lists and mappings of them.
 
-        Raises TypeError for a state that contains anything else; RuntimeError while an optimizer among the
-        parts runs a step, or averages are swapped in for it or for an average among the parts; and OSError if
-        the file cannot be written. The old file then stays as it was.
+        Raises TypeError for a state that contains anything else; ValueError if it is nested in more than 100
+        levels, or has an integer of thousands of digits; RuntimeError while an optimizer among the parts runs
+        a step, or averages are swapped in for it or for an average among the parts; and OSError if the file
+        cannot be written. The old file then stays as it was.
         """
-        text, arrays = encode({**states(self._parts), PROGRESS: progress})
-        metadata = {"format": FORMAT, "state": text}
+        try:
+            text, arrays = encode({**states(self._parts), PROGRESS: progress})
+        except RecursionError as error:
+            raise ValueError("the state of the parts cannot be saved: it is nested too deeply") from error
+        metadata = {"format": FORMAT, "state": text, "checksums": json.dumps(checksums(text, arrays))}
         replace(self.path, imported("safetensors.numpy", "control").save(arrays, metadata))
 
     def load(self) -> dict[str, Any] | None:
@@ -93,22 +101,35 @@ class Checkpoint(Closed):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read and decode what `Checkpoint.save` has written."""
+    """Read, check and decode what `Checkpoint.save` has written; raise ValueError for anything else."""
     safetensors = imported("safetensors", "control")
+    if not path.is_file():  # before it is opened, as one would wait for a pipe
+        raise ValueError(f"{path} is no checkpoint: it is a directory, or another thing that is no file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = file.keys()
+            found = metadata.get("format")
+            names = file.keys() if found in {FORMAT, WITHOUT_CHECKSUMS} else ()
             arrays = {name: file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:  # by dtype or shape
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    if found not in {FORMAT, WITHOUT_CHECKSUMS}:
+        raise ValueError(f"{path} is no checkpoint that this version knows: its format is {found!r}")
+    text = metadata.get("state", "")
     try:
-        state = decode(metadata["state"], arrays)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint") from error
-    if metadata.get("format") != FORMAT or not isinstance(state, dict) or PROGRESS not in state:
-        raise ValueError(f"{path} is no checkpoint")
-    return state
+        if found == FORMAT:
+            check(parsed(metadata.get("checksums", "")), text, arrays)
+    except ValueError as error:
+        advice = "take an earlier copy of the file, or delete it to begin anew"
+        raise ValueError(f"{path} is damaged: {error}; {advice}") from error
+    try:
+        state = decode(text, arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint: {error}") from error
+    whole = isinstance(state, dict) and isinstance(state.get(PROGRESS), dict)
+    if not whole:
+        raise ValueError(f"{path} is no checkpoint: its state has no progress")
+    return dict(state)
 
 
 class _Optimizer(Loads):
@@ -148,6 +169,7 @@ class _Generator:
 
     def load_state_dict(self, state_dict: Any) -> None:
         try:
+            check_position(state_dict)
             self._bits.state = state_dict
         except (LookupError, OverflowError) as error:
             raise ValueError(f"this is no state of {type(self._bits).__name__}") from error

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ..arrays.memory import check_like, set_in
 from ..arrays.structure import Groups
 from ..arrays.tensors import Tensors
-from ..formula.hyperparameters import COUNT_OR_0, REAL, checked_number
+from ..formula.hyperparameters import ANY, COUNT_OR_0, checked_number
 from ..stateful import Loading, Stateful, collect, mapping, same, states
 from .group import Group
 
@@ -118,13 +118,13 @@ def _check_groups(optimizer: Resumable, saved: Any) -> None:
         same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
         mapping("hyperparameters", values["hyperparameters"])
         for name, value in values["hyperparameters"].items():
-            if name not in group:
+            if name not in dict(group.hyperparameters()):
                 raise ValueError(f"hyperparameters: {name!r} does not belong here")
             group.check(name, value)
         mapping("schedules", values["schedules"])
         same("scalars", values["scalars"], group.scalars)
         for name, value in values["scalars"].items():
-            checked_number(f"scalar {name!r}", value, REAL)
+            checked_number(f"scalar {name!r}", value, ANY)
 
 
 def _with_schedules(group: Any) -> Any:

@@ -142,9 +142,9 @@ class EveAnnealing(Feedback):
         else:
             change = _change(before, mean_square)
         if change <= self.flat:
-            value = min(value * self.up, self.maximum)
+            value = max(min(value * self.up, self.maximum), self.minimum)
         elif change > self.steep:
-            value = max(value * self.down, self.minimum)
+            value = min(max(value * self.down, self.minimum), self.maximum)
         self._remember(value=value, mean_square=mean_square if math.isfinite(mean_square) else before)
         return value
 

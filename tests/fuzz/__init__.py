@@ -1,0 +1,1 @@
+"""Programs that look for failures with random input, each run as ``python -m tests.fuzz.NAME``."""
