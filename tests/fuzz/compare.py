@@ -1,0 +1,33 @@
+"""Where two structures differ: mappings, sequences, arrays and numbers, compared to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.helpers.exactly import same_bits
+
+
+def difference(a: Any, b: Any, where: str = "") -> str | None:
+    """The place and the values of the first difference, None if there is none; a NaN equals a NaN."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return None if same_bits(a, b) else f"{where}: {shown(a, b)}"
+    if isinstance(a, list | tuple):
+        a = dict(enumerate(a))
+    if isinstance(b, list | tuple):
+        b = dict(enumerate(b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+        return next(filter(None, (difference(a[key], b[key], f"{where}[{key!r}]") for key in a)), None)
+    return None if repr(a) == repr(b) else f"{where}: {a!r}, {b!r}"
+
+
+def shown(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
+    """The first elements that differ, or what of the arrays differs."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return f"{a.dtype}{a.shape}, {b.dtype}{b.shape}"
+    for spot in np.ndindex(a.shape):
+        if not same_bits(a[spot, None], b[spot, None]):
+            return f"{a.dtype}{a.shape} at {spot}: {a[spot]!r}, {b[spot]!r}"
+    return "nowhere"
