@@ -46,7 +46,8 @@ def main(case: Case, description: str) -> None:
         progress = Path(folder, "progress")
         progress.write_text("0")
         arguments = [*sys.orig_argv[1:], "--seed", args.seed, "--progress", str(progress)]
-        watched = subprocess.run([sys.executable, *arguments], check=False)
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # its threads wait long for each other
+        watched = subprocess.run([sys.executable, *arguments], env=environment, check=False)
         reached = int(progress.read_text())
     if watched.returncode:
         command = f"{Path(sys.executable).name} -m {module()} --seed {args.seed} --only {reached}"

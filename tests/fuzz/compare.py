@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,9 @@ def difference(a: Any, b: Any, where: str = "") -> str | None:
     """The place and the values of the first difference, None if there is none; a NaN equals a NaN."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return None if same_bits(a, b) else f"{where}: {shown(a, b)}"
-    if isinstance(a, list | tuple):
-        a = dict(enumerate(a))
-    if isinstance(b, list | tuple):
-        b = dict(enumerate(b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() == b.keys():
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return next(filter(None, (difference(a[key], b[key], f"{where}[{key!r}]") for key in a)), None)
     return None if repr(a) == repr(b) else f"{where}: {a!r}, {b!r}"
 

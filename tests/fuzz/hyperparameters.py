@@ -73,7 +73,7 @@ def a_schedule(rng: random.Random, name: str, field: Any) -> Any:
     kind = rng.randrange(6)
     if kind == 0 and max(map(abs, (first, second, third))) < 1e30:
         return fs.schedules.Linear(first, rng.randint(1, 5), second)
-    if kind == 1:
+    if kind == 1 and math.inf not in (first, second, third):
         return fs.schedules.Piecewise((first, second, third), (1, 3))
     if kind == 2 and name == "lr" and min(first, second) > 0 and max(first, second) < 1e30:
         return fs.schedules.Plateau(max(first, second), 0.5, patience=0, minimum=min(first, second))
