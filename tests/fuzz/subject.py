@@ -48,7 +48,8 @@ class Subject:
 
     def _parameter(self, *, wide: bool, offset: int) -> Placed:
         dtype = FLOAT64 if wide else self.rng.choice([NARROW[0], *NARROW])
-        return placed(self.rng, numbers(self.rng, a_shape(self.rng), dtype, wild=False), offset=offset)
+        values = numbers(self.rng, a_shape(self.rng), dtype, wild=False)
+        return Placed(values, values) if self.rng.random() < 0.2 else placed(self.rng, values, offset=offset)
 
     def made(self) -> Any:
         """A new optimizer of the parameters as they are, with the hyperparameters that they have by now."""
@@ -97,6 +98,11 @@ class Subject:
             setattr(opt, name, value)
         else:
             opt.groups[group][name] = value
+
+    def groups(self) -> list[int]:
+        """The positions of the groups that have parameters."""
+        count = len(self.params)
+        return [i for i, n in enumerate([self.cut, count - self.cut]) if n] if "groups" in self.form else [0]
 
     def takes_rows(self, name: Hashable) -> bool:
         """Whether the gradient of the parameter may be rows."""

@@ -1,0 +1,116 @@
+"""What a mistake is, and two runs of which only one ever makes it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import fusedstep as fs
+from tests.fuzz.compare import difference
+from tests.fuzz.subject import Subject
+
+
+class OwnError(Exception):
+    """What is raised by objects of the user, and must reach the user."""
+
+
+@dataclass
+class Mistake:
+    """Something that must be refused.
+
+    attempt: do it, and undo what was changed around it. named: one of these must be in the message. errors:
+    what it may raise, beside `OwnError`. honest: if given, it may also succeed, and then must have done the
+    same as this does to the other run. given: arrays that must not change, beside those of the run. first: what
+    both runs do before. last: whether nothing can be done after it.
+    """
+
+    what: str
+    attempt: Callable[[], Any]
+    named: tuple[str, ...]
+    errors: tuple[type[Exception], ...] = (TypeError, ValueError)
+    honest: Callable[[Subject], Any] | None = None
+    given: Any = ()
+    first: Callable[[Subject], Any] | None = None
+    last: bool = False
+
+
+Family = Callable[[random.Random, Subject], "Mistake | None"]
+"""Makes one mistake of some kind; None if there can be none with this subject."""
+
+
+def bits(subject: Subject) -> Any:
+    """All that a step can change, copied."""
+    saved = subject.opt.state_dict()
+    return {
+        "parameters": {name: placed.memory.copy() for name, placed in subject.params.items()},
+        "state": saved["state"],
+        "t": (saved["t"], saved["row_steps"]),
+        "groups": repr(saved["groups"]),
+    }
+
+
+@contextmanager
+def apart(rng: random.Random, subject: Subject) -> Iterator[None]:
+    """What is drawn for the subject comes from `rng`, and is forgotten: its own draws go on as before."""
+    kept = subject.rng, subject.given
+    subject.rng, subject.given = rng, {}
+    try:
+        yield
+    finally:
+        subject.rng, subject.given = kept
+
+
+def good_step(subject: Subject) -> None:
+    """The next step, with whatever gradients and options come."""
+    grads, options = subject.gradients(), subject.step_options()
+    with np.errstate(all="ignore"):
+        subject.opt.step(subject.formed(grads), **options)
+
+
+def copied(given: Any) -> Any:
+    """Of arrays and rows in lists, to see later whether they changed."""
+    if isinstance(given, fs.Rows):
+        return copied([given.indices, given.values])
+    if isinstance(given, list | tuple):
+        return [copied(item) for item in given]
+    return given.copy() if type(given) is np.ndarray else None
+
+
+def wrong_with(mistake: Mistake, subject: Subject, twin: Subject) -> str | None:
+    """What is not as it must be when the subject makes the mistake; `twin` is the same, and makes none."""
+    for each in (subject, twin):
+        if mistake.first:
+            mistake.first(each)
+    before, given = bits(subject), copied(mistake.given)
+    refusal: Exception | None = None
+    try:
+        mistake.attempt()
+    except Exception as error:  # noqa: BLE001
+        refusal = error
+    if refusal is None:
+        if mistake.honest is None:
+            return f"{mistake.what}: not refused"
+        mistake.honest(twin)
+    elif where := difference(before, bits(subject)):
+        return f"{mistake.what}: refused by {refusal!r}, but changed {where}"
+    elif where := difference(given, copied(mistake.given)):
+        return f"{mistake.what}: refused by {refusal!r}, but changed what was given: {where}"
+    elif not isinstance(refusal, OwnError) and not said_well(mistake, refusal):
+        return f"{mistake.what}: refused by {refusal!r}, which should name one of {mistake.named}"
+    if mistake.last:
+        return None
+    for each in (subject, twin):
+        good_step(each)
+    if where := difference(bits(twin), bits(subject)):
+        return f"{mistake.what}: {refusal!r}; then the next step made a difference: {where}"
+    return None
+
+
+def said_well(mistake: Mistake, refusal: Exception) -> bool:
+    """Whether the error is of a documented kind, and says what is wrong."""
+    return isinstance(refusal, mistake.errors) and any(name in str(refusal) for name in mistake.named)

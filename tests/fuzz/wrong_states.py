@@ -1,0 +1,121 @@
+"""A state_dict in which one thing is wrong."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.fuzz.mistakes import Mistake
+from tests.fuzz.subject import Subject
+
+Change = Callable[[], Any]
+
+
+def wrong_state(rng: random.Random, subject: Subject) -> Mistake:
+    saved = subject.opt.state_dict()
+    saved["t"] += 3  # so that loading anything of it shows
+    part = rng.choice([whole, of_groups, of_state])
+    what, named, change = rng.choice(list(part(rng, subject, saved)))
+    change()
+    return Mistake(f"state_dict: {what}", lambda: subject.opt.load_state_dict(saved), named)
+
+
+def no_state(rng: random.Random, subject: Subject) -> Mistake:
+    saved = subject.opt.state_dict()
+    given: Any = rng.choice([None, list(saved.items()), [saved], "rule", 1.0, np.zeros(3)])
+    named = ("state_dict", "state", "checkpoint")
+    return Mistake(f"no state_dict but {type(given)}", lambda: subject.opt.load_state_dict(given), named)
+
+
+Changes = list[tuple[str, tuple[str, ...], Change]]
+
+
+def whole(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+    bad_t = rng.choice([-1, 1.5, math.nan, math.inf, "3", None, 10**400, True, [1], np.zeros(1)])
+    bad_steps = rng.choice([-1, 1.5, math.nan, "3", None, 10**400])
+    known = rng.choice(list(subject.params))
+    key = rng.choice(["rule", "t", "groups", "state"])
+    return [
+        ("nothing", ("state", "checkpoint", "rule"), saved.clear),
+        (f"no {key}", (key,), lambda: saved.pop(key)),
+        ("extra", ("extra",), lambda: saved.update(extra=1)),
+        ("rule", ("rule", "nope"), lambda: saved.update(rule="nope")),
+        ("rule None", ("rule",), lambda: saved.update(rule=None)),
+        (f"t {bad_t!r:.20}", ("t must", "'t'", "t ", "step"), lambda: saved.update(t=bad_t)),
+        ("row_steps None", ("row_steps",), lambda: saved.update(row_steps=None)),
+        ("row_steps of another", ("row_steps", "nope"), lambda: saved.update(row_steps={"nope": 1})),
+        (
+            f"row_steps {bad_steps!r:.20}",
+            ("row_steps", "step"),
+            lambda: saved.update(row_steps={known: bad_steps}),
+        ),
+    ]
+
+
+def of_groups(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+    groups = saved["groups"]
+    group = rng.choice(groups)
+    name = rng.choice(list(group["hyperparameters"]))
+    bad = rng.choice([None, "x", math.inf, -math.inf, [1.0], 10**400, True])
+    changes: Changes = [
+        ("groups None", ("group",), lambda: saved.update(groups=None)),
+        ("groups empty", ("group",), groups.clear),
+        ("a group more", ("group",), lambda: groups.append(group)),
+        ("a group None", ("group",), lambda: groups.__setitem__(0, None)),
+        ("group without params", ("params", "group"), lambda: group.pop("params")),
+        ("params None", ("param",), lambda: group.update(params=None)),
+        ("other params", ("param", "group"), lambda: group["params"].append("nope")),
+        ("no hyperparameters", ("hyperparameters",), lambda: group.pop("hyperparameters")),
+        (f"no {name}", (name,), lambda: group["hyperparameters"].pop(name)),
+        ("unknown hyperparameter", ("nope",), lambda: group["hyperparameters"].update(nope=1.0)),
+        ("scalars None", ("scalars",), lambda: group.update(scalars=None)),
+        ("unknown scalar", ("nope", "scalar"), lambda: group["scalars"].update(nope=1.0)),
+        ("schedules None", ("schedules",), lambda: group.update(schedules=None)),
+        ("unknown schedule", ("nope", "schedule"), lambda: group["schedules"].update(nope={})),
+    ]
+    for scalar in group["scalars"]:
+        changes += [
+            (f"no {scalar}", (scalar,), lambda scalar=scalar: group["scalars"].pop(scalar)),
+            (f"scalar {scalar}={bad!r:.20}", (scalar,), lambda scalar=scalar: group["scalars"].update({scalar: bad})),
+        ]
+    return changes
+
+
+def of_state(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+    state = saved["state"]
+    name = rng.choice(list(subject.params))
+    changes: Changes = [
+        ("state None", ("state",), lambda: saved.update(state=None)),
+        ("state as list", ("state",), lambda: saved.update(state=list(state.values()))),
+        ("no state of a parameter", (repr(name),), lambda: state.pop(name)),
+        ("state of another", ("nope",), lambda: state.update(nope={})),
+        ("state of a parameter None", (repr(name),), lambda: state.update({name: None})),
+        ("another slot", ("nope",), lambda: state[name].update(nope=np.zeros(1))),
+    ]
+    for slot, a in state[name].items():
+        other = np.float32 if a.dtype == np.float64 else np.float64
+        swapped = np.zeros(a.shape, np.dtype(f"f{a.itemsize}").newbyteorder())
+        masked = np.ma.masked_array(a, np.ones(a.shape, bool))  # type: ignore[no-untyped-call]
+        bad = rng.choice(
+            [
+                None,
+                a.tolist(),
+                a[None],
+                a.reshape(-1)[:0].reshape(0, 9),
+                "x",
+                swapped,
+                masked,
+                a.astype(object),
+            ]
+            + [np.zeros(a.shape, np.int64), np.zeros(a.shape, other), np.zeros(a.shape, complex), 1.0]
+        )
+        label = (slot, repr(name))
+        changes += [
+            (f"no {slot}", label, lambda slot=slot: state[name].pop(slot)),  # type: ignore[misc]
+            (f"{slot} is {bad!r:.60}", label, lambda slot=slot, bad=bad: state[name].update({slot: bad})),  # type: ignore[misc]
+        ]
+    return changes
