@@ -70,8 +70,9 @@ def a_way(rng: random.Random, a: Array) -> tuple[str, Way]:
             ways["dtype f2"] = lambda a: changed(a, "dtype", np.dtype("f2"))
         if shape != a.shape:
             ways[f"shape {shape}"] = lambda a: changed(a, "shape", shape)
-        ways["strides 0"] = lambda a: changed(a, "strides", (0,) * a.ndim)
-        if a.ndim > 1:
+        if isinstance(a.base, np.ndarray) and a.base.dtype == a.dtype:  # an array of its own could not be given its strides back
+            ways["strides 0"] = lambda a: changed(a, "strides", (0,) * a.ndim)
+        if a.ndim > 1 and len(set(a.shape)) == 1:
             ways["strides reversed"] = lambda a: changed(a, "strides", a.strides[::-1])
     return rng.choice(list(ways.items()))
 
@@ -85,13 +86,16 @@ def changed_parameter(rng: random.Random, subject: Subject) -> Mistake:
 
 
 def changed_state(rng: random.Random, subject: Subject) -> Mistake | None:
-    """An array of the state, which the user can see, is not what it was."""
+    """An array of the state, which the user can see, is not what it was; a step may do without it."""
     state = all_state(subject)
     if not state:
         return None
     (name, slot), array = rng.choice(list(state.items()))
     what, way = a_way(rng, array)
-    return stepped(rng, subject, name, f"state {slot!r} {array.shape} of {name!r}", what, lambda: way(array))
+    mistake = stepped(rng, subject, name, f"state {slot!r} {array.shape} of {name!r}", what, lambda: way(array))
+    grads = mistake.given
+    mistake.honest = lambda twin: twin.opt.step(twin.formed(dict(zip(twin.params, grads, strict=True))), loss=20.0)
+    return mistake
 
 
 def resized_array(rng: random.Random, subject: Subject) -> Mistake | None:
@@ -137,7 +141,7 @@ def stepped(
 def changed_gradient(rng: random.Random, subject: Subject) -> Mistake:
     """A gradient of an earlier step comes again, and is not what it was; it may still be one."""
     grads = good(rng, subject)
-    copies = {key: g.copy() for key, g in grads.items()}
+    copies = {key: g.copy()[...] for key, g in grads.items()}
     name = rng.choice(list(grads))
     what, way = a_way(rng, grads[name])
 

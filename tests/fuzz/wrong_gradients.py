@@ -48,15 +48,15 @@ def spoiled(rng: random.Random, g: Array) -> tuple[str, Any]:
         "long double": lambda: g.astype(np.longdouble),
         "object": lambda: g.astype(object),
         "None objects": lambda: np.full(g.shape, None),
-        "text": lambda: g.astype("U9"),
+        "text": lambda: g.astype(float).astype("U9"),
         "dates": lambda: np.zeros(g.shape, "M8[s]"),
         "record": lambda: np.zeros(g.shape, [("x", g.dtype)]),
         "byte order": lambda: np.zeros(g.shape, np.dtype(f"f{g.itemsize}").newbyteorder()),
         "precision": lambda: g.astype(other),
         "axis before": lambda: g[None],
         "axis after": lambda: g[..., None],
-        "row more": lambda: np.zeros((g.shape or (0,))[:1] + (7,) + g.shape[1:], g.dtype),
-        "twice as long": lambda: np.concatenate([g.reshape(-1), g.reshape(-1), g.reshape(-1)[:1], [0]]),
+        "an axis within": lambda: np.zeros((*g.shape[:1], 7, *g.shape[1:]), g.dtype),
+        "twice as long": lambda: np.concatenate([g.reshape(-1), g.reshape(-1), np.zeros(2, g.dtype)]),
         "pretender": lambda: Pretender(g[None]),
     }
     if g.ndim > 1:
@@ -104,7 +104,7 @@ def shared(rng: random.Random, subject: Subject) -> Mistake | None:
     place = rng.choice([a for a in places if a.size] or [np.zeros(1)])
     memory = place.T if place.T.flags.c_contiguous else place
     count = int(np.prod(shape))
-    if not count or memory.dtype != dtype and (dtype == FLOAT64 or memory.dtype == FLOAT64):
+    if not count or (memory.dtype == FLOAT64) != (dtype == FLOAT64):
         return None
     if memory.flags.c_contiguous and memory.size >= count and rng.random() < 0.7:
         start = rng.randint(0, memory.size - count)
@@ -114,7 +114,7 @@ def shared(rng: random.Random, subject: Subject) -> Mistake | None:
         bad = np.broadcast_to(memory[(*spot, ...)], shape)
     if not any(np.shares_memory(bad, a) for a in places):
         return None
-    attempt, given = given_with(rng, subject, name, bad)
+    attempt, _ = given_with(rng, subject, name, bad)
     return Mistake(f"gradient shares memory {bad.shape} of {place.shape}", attempt, ("shares memory",))
 
 
@@ -136,13 +136,12 @@ def liar(rng: random.Random, subject: Subject) -> Mistake:
 def wrong_structure(rng: random.Random, subject: Subject) -> Mistake | None:
     grads = good(rng, subject)
     formed, values = subject.formed(grads), list(grads.values())
-    first, last = list(grads)[0], list(grads)[-1]
+    first, *_ = *_, last = list(grads)
     bad: dict[str, Any] = {
         "None": None,
         "number": 1.0,
         "set": set(),
         "text": "x" * len(values),
-        "generator": (g for g in values),
         "objects": np.full(len(values), None),
         "long list": LongList(values),
         "failing": FailingDict(grads),
@@ -157,7 +156,7 @@ def wrong_structure(rng: random.Random, subject: Subject) -> Mistake | None:
         bad["values"] = [values]
         bad["other name"] = {("other" if name == first else name): g for name, g in grads.items()}
     if subject.form == "array":
-        bad = {kind: item for kind, item in bad.items() if kind not in {"one more"}}
+        bad = {kind: item for kind, item in bad.items() if kind not in {"None", "one more"}}
     if subject.form == "groups" and len(values) == 1:
         bad.pop("one more")
     kind = rng.choice(list(bad))
