@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from tests.fuzz.arrays import Array
+from tests.fuzz.arrays import SENTINEL, Array
 from tests.fuzz.mistakes import Mistake
 from tests.fuzz.subject import Subject
 from tests.fuzz.wrong_gradients import all_state, good
@@ -53,9 +53,11 @@ def resized(array: Array, shape: tuple[int, ...]) -> Iterator[None]:
     """An array of which the memory is another one, in its old shape again afterwards."""
     kept = array.copy()
     array.resize(shape, refcheck=False)
+    others = [np.full(kept.shape, SENTINEL, kept.dtype) for _ in range(4)]  # where the array was, if may be
     try:
         yield
     finally:
+        assert all((other == SENTINEL).all() for other in others), "memory of other arrays was written"
         array.resize(kept.shape, refcheck=False)
         array[...] = kept
 
@@ -70,7 +72,9 @@ def a_way(rng: random.Random, a: Array) -> tuple[str, Way]:
             ways["dtype f2"] = lambda a: changed(a, "dtype", np.dtype("f2"))
         if shape != a.shape:
             ways[f"shape {shape}"] = lambda a: changed(a, "shape", shape)
-        if isinstance(a.base, np.ndarray) and a.base.dtype == a.dtype:  # an array of its own could not be given its strides back
+        if (
+            isinstance(a.base, np.ndarray) and a.base.dtype == a.dtype
+        ):  # an array of its own could not be given its strides back
             ways["strides 0"] = lambda a: changed(a, "strides", (0,) * a.ndim)
         if a.ndim > 1 and len(set(a.shape)) == 1:
             ways["strides reversed"] = lambda a: changed(a, "strides", a.strides[::-1])
@@ -92,9 +96,13 @@ def changed_state(rng: random.Random, subject: Subject) -> Mistake | None:
         return None
     (name, slot), array = rng.choice(list(state.items()))
     what, way = a_way(rng, array)
-    mistake = stepped(rng, subject, name, f"state {slot!r} {array.shape} of {name!r}", what, lambda: way(array))
+    mistake = stepped(
+        rng, subject, name, f"state {slot!r} {array.shape} of {name!r}", what, lambda: way(array)
+    )
     grads = mistake.given
-    mistake.honest = lambda twin: twin.opt.step(twin.formed(dict(zip(twin.params, grads, strict=True))), loss=20.0)
+    mistake.honest = lambda twin: twin.opt.step(
+        twin.formed(dict(zip(twin.params, grads, strict=True))), loss=20.0
+    )
     return mistake
 
 

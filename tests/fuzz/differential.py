@@ -89,7 +89,8 @@ class Run:
 
     def step(self) -> tuple[str, Any]:
         subject = self.subject
-        grads, options = subject.gradients(), subject.step_options()
+        grads = subject.gradients()
+        options = subject.step_options(grads)
         before = {name: bits_of(g) for name, g in grads.items()}
         result = subject.opt.step(subject.formed(grads, flat=self.rng.random() < 0.3), **options)
         after = {name: bits_of(g) for name, g in grads.items()}
@@ -97,7 +98,7 @@ class Run:
             assert not any(np.any(g) for g in after.values() if g is not None), "gradients are not 0"
         else:
             assert difference(before, after) is None, "gradients have changed"
-        return f"step with {options}", self.snapshot((result, after))
+        return f"step with {options}", self.snapshot((result, after, fs.global_norm(list(grads.values()))))
 
     def step_rows(self, name: Hashable) -> tuple[str, Any]:
         subject = self.subject

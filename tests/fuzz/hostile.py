@@ -149,5 +149,5 @@ def not_arrays(honest: Array) -> dict[str, Any]:
         "nested": [honest],
         "mapping": {"x": honest},
         "type": np.ndarray,
-        "masked": np.ma.masked_array(honest, np.zeros(honest.shape, bool)),  # type: ignore[no-untyped-call]
+        "masked": np.ma.masked_array(honest, np.zeros(honest.shape, bool)),
     }

@@ -25,8 +25,8 @@ class Mistake:
 
     attempt: do it, and undo what was changed around it. named: one of these must be in the message. errors:
     what it may raise, beside `OwnError`. honest: if given, it may also succeed, and then must have done the
-    same as this does to the other run. given: arrays that must not change, beside those of the run. first: what
-    both runs do before. last: whether nothing can be done after it.
+    same as this does to the other run. given: arrays that must not change, beside those of the run.
+    first: what both runs do before. last: whether nothing can be done after it.
     """
 
     what: str
@@ -67,7 +67,8 @@ def apart(rng: random.Random, subject: Subject) -> Iterator[None]:
 
 def good_step(subject: Subject) -> None:
     """The next step, with whatever gradients and options come."""
-    grads, options = subject.gradients(), subject.step_options()
+    grads = subject.gradients()
+    options = subject.step_options(grads)
     with np.errstate(all="ignore"):
         subject.opt.step(subject.formed(grads), **options)
 
@@ -92,25 +93,31 @@ def wrong_with(mistake: Mistake, subject: Subject, twin: Subject) -> str | None:
         mistake.attempt()
     except Exception as error:  # noqa: BLE001
         refusal = error
-    if refusal is None:
-        if mistake.honest is None:
-            return f"{mistake.what}: not refused"
+    if refusal is not None:
+        where = difference(before, bits(subject)) or difference(given, copied(mistake.given))
+        wrong = f"changed {where}" if where else badly_said(mistake, refusal)
+    elif mistake.honest is not None:
         mistake.honest(twin)
-    elif where := difference(before, bits(subject)):
-        return f"{mistake.what}: refused by {refusal!r}, but changed {where}"
-    elif where := difference(given, copied(mistake.given)):
-        return f"{mistake.what}: refused by {refusal!r}, but changed what was given: {where}"
-    elif not isinstance(refusal, OwnError) and not said_well(mistake, refusal):
-        return f"{mistake.what}: refused by {refusal!r}, which should name one of {mistake.named}"
-    if mistake.last:
+        wrong = None
+    else:
+        wrong = "not refused"
+    if wrong is None and not mistake.last:
+        wrong = trace(subject, twin)
+    return wrong and f"{mistake.what}: {refusal!r}: {wrong}"
+
+
+def badly_said(mistake: Mistake, refusal: Exception) -> str | None:
+    """What is wrong with the error itself: it is of no documented kind, or does not say what it is about."""
+    if isinstance(refusal, OwnError):
         return None
+    if not isinstance(refusal, mistake.errors):
+        return f"should be one of {[error.__name__ for error in mistake.errors]}"
+    return None if any(name in str(refusal) for name in mistake.named) else f"should name {mistake.named}"
+
+
+def trace(subject: Subject, twin: Subject) -> str | None:
+    """What makes a difference in the next step."""
     for each in (subject, twin):
         good_step(each)
-    if where := difference(bits(twin), bits(subject)):
-        return f"{mistake.what}: {refusal!r}; then the next step made a difference: {where}"
-    return None
-
-
-def said_well(mistake: Mistake, refusal: Exception) -> bool:
-    """Whether the error is of a documented kind, and says what is wrong."""
-    return isinstance(refusal, mistake.errors) and any(name in str(refusal) for name in mistake.named)
+    where = difference(bits(twin), bits(subject))
+    return where and f"the next step made a difference: {where}"

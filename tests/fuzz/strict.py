@@ -11,7 +11,8 @@ from tests.fuzz.subject import Subject
 
 def wrong_when_strict(subject: Subject, twin: Subject) -> str | None:
     """What is wrong with a step of the subject; the other takes the same one where nothing is an error."""
-    grads, options = subject.gradients(), subject.step_options()
+    grads = subject.gradients()
+    options = subject.step_options(grads)
     before, given = bits(subject), copied(list(grads.values()))
     try:
         with np.errstate(all="raise"):
@@ -22,6 +23,7 @@ def wrong_when_strict(subject: Subject, twin: Subject) -> str | None:
         with np.errstate(all="ignore"):
             subject.opt.step(subject.formed(grads), **options)
     with np.errstate(all="ignore"):
-        twin.opt.step(twin.formed(twin.gradients()), **twin.step_options())
+        same = twin.gradients()
+        twin.opt.step(twin.formed(same), **twin.step_options(same))
     where = difference(bits(twin), bits(subject))
     return where and f"strict step of {subject.opt} made a difference: {where}"

@@ -128,6 +128,8 @@ class Subject:
         p = self.params[name].array
         dtype = p.dtype if p.dtype == FLOAT64 else self.rng.choice([p.dtype, *NARROW])
         values = numbers(self.rng, shape, dtype, wild=self.wild)
+        if values.size and self.rng.random() < 0.03:
+            return np.broadcast_to(values[(slice(1),) * values.ndim], shape)  # read-only
         last = self.given.get(name)
         if last and last.array.shape == shape and last.array.dtype == dtype and self.rng.random() < 0.5:
             last.array[...] = values  # the same memory again
@@ -160,11 +162,17 @@ class Subject:
         }
         return {name: draw() for name, draw in choices.items() if self.rng.random() < 0.25}
 
-    def step_options(self) -> dict[str, Any]:
-        """Those, and what dense steps have beside them."""
+    def step_options(self, grads: Mapping[Any, Any]) -> dict[str, Any]:
+        """Those, and what steps of such gradients have beside them."""
         options = self.options()
-        if self.rng.random() < 0.25:
+        if self.rng.random() < 0.25 and all(map(is_writeable, grads.values())):
             options["zero_grad"] = self.rng.random() < 0.7
         if self.rule == "Eve" or self.rng.random() < 0.1:
             options["loss"] = FIRST_LOSS + self.rng.choice([0.0, 1.0, self.rng.random(), 1e6])
         return options
+
+
+def is_writeable(gradient: Any) -> bool:
+    """Whether the gradient can be set to zero."""
+    array = gradient.values if isinstance(gradient, fs.Rows) else gradient
+    return not isinstance(array, np.ndarray) or array.flags.writeable

@@ -1,4 +1,4 @@
-"""Options and hyperparameters that cannot be used, schedules that go wrong, and optimizers that cannot be made."""
+"""Options and hyperparameters that cannot be used, schedules that go wrong, optimizers not to be made."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bad_value(rng: random.Random, field: Any) -> Any:
     if field.interval is None:
         return rng.choice(NO_BOOLS)
     numbers = [math.nan, -math.inf, -HUGE, *OUTSIDE[field.interval.text]]
-    return rng.choice(rng.choice([NO_NUMBERS + [None], numbers]))
+    return rng.choice(rng.choice([[*NO_NUMBERS, None], numbers]))
 
 
 def wrong_option(rng: random.Random, subject: Subject) -> Mistake:
@@ -111,19 +111,19 @@ def wrong_schedule(rng: random.Random, subject: Subject) -> Mistake:
     kept, value = group[name], bad_value(rng, fs.rules[subject.rule]._fields[name])
     step = subject.formed(grads)
 
-    def raising(t: int) -> float:
+    def raising(_: int) -> float:
         raise OwnError
 
-    def starting(t: int) -> float:
+    def starting(_: int) -> float:
         opt.step(step, loss=20.0)
         return 0.1
 
-    def loading(t: int) -> float:
+    def loading(_: int) -> float:
         opt.load_state_dict(opt.state_dict())
         return 0.1
 
     kinds: list[tuple[Callable[[int], Any], str]] = [
-        (lambda t: value, name),
+        (lambda _: value, name),
         (raising, ""),
         (starting, "step"),
         (loading, "step"),

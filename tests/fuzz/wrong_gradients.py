@@ -19,7 +19,7 @@ def good(rng: random.Random, subject: Subject) -> dict[Hashable, Any]:
     """Arrays for all parameters, that are nothing special."""
     with apart(rng, subject):
         return {
-            name: np.ascontiguousarray(subject.array(name, p.array.shape)).reshape(p.array.shape)
+            name: np.array(subject.array(name, p.array.shape), order="C")
             for name, p in subject.params.items()
         }
 
@@ -33,7 +33,7 @@ def given_with(
         grads = dict.fromkeys(grads)
     grads[name] = bad
     with apart(rng, subject):
-        options = subject.step_options() | options
+        options = subject.step_options({}) | options
     return (lambda: subject.opt.step(subject.formed(grads), **options)), list(grads.values())
 
 
@@ -110,7 +110,7 @@ def shared(rng: random.Random, subject: Subject) -> Mistake | None:
         start = rng.randint(0, memory.size - count)
         bad = memory.reshape(-1)[start : start + count].reshape(shape)
     else:
-        spot = tuple(rng.randrange(n) for n in memory.shape)
+        spot: Any = tuple(rng.randrange(n) for n in memory.shape)
         bad = np.broadcast_to(memory[(*spot, ...)], shape)
     if not any(np.shares_memory(bad, a) for a in places):
         return None

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: their indices, their values, or the name of the parameter; in both kinds of steps."""
+"""Rows that cannot be used, in both kinds of steps: their indices, their values, the parameter's name."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def wrong_indices(rng: random.Random, subject: Subject) -> Mistake | None:
         "dates": np.zeros(2, "M8[s]"),
         "times": np.zeros(2, "m8[s]"),
         "record": np.zeros(2, [("x", np.int64)]),
-        "masked": np.ma.masked_array([0, 0], [True, False]),  # type: ignore[no-untyped-call]
+        "masked": np.ma.masked_array([0, 0], [True, False]),
         "huge range": range(10**12),
         "endless": Endless(10**12),
         "failing": Failing(),
@@ -104,7 +104,7 @@ def shared_values(rng: random.Random, subject: Subject) -> Mistake | None:
 
 
 def wrong_name(rng: random.Random, subject: Subject) -> Mistake:
-    name = rng.choice(["nope", -1, 99, None, 0.5, (), [], {}, np.zeros(2)])
+    name: Any = rng.choice(["nope", -1, 99, None, 0.5, (), [], {}, np.zeros(2)])
     return Mistake(
         f"step_rows of {name!r}",
         lambda: subject.opt.step_rows(name, [0], np.zeros((1, 2))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ Change = Callable[[], Any]
 def wrong_state(rng: random.Random, subject: Subject) -> Mistake:
     saved = subject.opt.state_dict()
     saved["t"] += 3  # so that loading anything of it shows
-    part = rng.choice([whole, of_groups, of_state])
-    what, named, change = rng.choice(list(part(rng, subject, saved)))
+    part = rng.choice([of_all, of_groups, of_state])
+    what, named, change = rng.choice(part(rng, saved))
     change()
     return Mistake(f"state_dict: {what}", lambda: subject.opt.load_state_dict(saved), named)
 
@@ -34,10 +35,10 @@ def no_state(rng: random.Random, subject: Subject) -> Mistake:
 Changes = list[tuple[str, tuple[str, ...], Change]]
 
 
-def whole(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+def of_all(rng: random.Random, saved: dict[str, Any]) -> Changes:
     bad_t = rng.choice([-1, 1.5, math.nan, math.inf, "3", None, 10**400, True, [1], np.zeros(1)])
     bad_steps = rng.choice([-1, 1.5, math.nan, "3", None, 10**400])
-    known = rng.choice(list(subject.params))
+    known = rng.choice(list(saved["state"]))
     key = rng.choice(["rule", "t", "groups", "state"])
     return [
         ("nothing", ("state", "checkpoint", "rule"), saved.clear),
@@ -56,7 +57,7 @@ def whole(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Change
     ]
 
 
-def of_groups(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+def of_groups(rng: random.Random, saved: dict[str, Any]) -> Changes:
     groups = saved["groups"]
     group = rng.choice(groups)
     bad = rng.choice([None, "x", math.inf, -math.inf, [1.0], 10**400, True])
@@ -77,15 +78,20 @@ def of_groups(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Ch
     ]
     for scalar in group["scalars"]:
         changes += [
-            (f"no {scalar}", (scalar,), lambda scalar=scalar: group["scalars"].pop(scalar)),
-            (f"scalar {scalar}={bad!r:.20}", (scalar,), lambda scalar=scalar: group["scalars"].update({scalar: bad})),
+            (f"no {scalar}", (scalar,), partial(group["scalars"].pop, scalar)),
+            (f"{scalar} {bad!r:.20}", (scalar,), partial(group["scalars"].__setitem__, scalar, bad)),
         ]
+    for name, told in group["schedules"].items():
+        worse: Any = rng.choice([None, {}, [], {**told, "nope": 1.0}, {**told, "value": bad}])
+        changes.append(
+            (f"{name} was told {worse!r:.60}", (name,), partial(group["schedules"].__setitem__, name, worse))
+        )
     return changes
 
 
-def of_state(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Changes:
+def of_state(rng: random.Random, saved: dict[str, Any]) -> Changes:
     state = saved["state"]
-    name = rng.choice(list(subject.params))
+    name = rng.choice(list(saved["state"]))
     changes: Changes = [
         ("state None", ("state",), lambda: saved.update(state=None)),
         ("state as list", ("state",), lambda: saved.update(state=list(state.values()))),
@@ -95,25 +101,17 @@ def of_state(rng: random.Random, subject: Subject, saved: dict[str, Any]) -> Cha
         ("another slot", ("nope",), lambda: state[name].update(nope=np.zeros(1))),
     ]
     for slot, a in state[name].items():
-        other = np.float32 if a.dtype == np.float64 else np.float64
-        swapped = np.zeros(a.shape, np.dtype(f"f{a.itemsize}").newbyteorder())
-        masked = np.ma.masked_array(a, np.ones(a.shape, bool))  # type: ignore[no-untyped-call]
+        kinds: list[Any] = [np.int64, complex, object, np.float32 if a.dtype == np.float64 else np.float64]
+        kinds.append(np.dtype(f"f{a.itemsize}").newbyteorder())
         bad = rng.choice(
             [
-                None,
-                a.tolist(),
-                a[None],
-                a.reshape(-1)[:0].reshape(0, 9),
-                "x",
-                swapped,
-                masked,
-                a.astype(object),
+                *(None, "x", 1.0, a.tolist(), a[None], np.ma.masked_array(a)),
+                np.zeros(a.shape, rng.choice(kinds)),
+                np.zeros((*a.shape, 0), a.dtype),
             ]
-            + [np.zeros(a.shape, np.int64), np.zeros(a.shape, other), np.zeros(a.shape, complex), 1.0]
         )
-        label = (slot, repr(name))
         changes += [
-            (f"no {slot}", label, lambda slot=slot: state[name].pop(slot)),  # type: ignore[misc]
-            (f"{slot} is {bad!r:.60}", label, lambda slot=slot, bad=bad: state[name].update({slot: bad})),  # type: ignore[misc]
+            (f"no {slot}", (slot, repr(name)), partial(state[name].pop, slot)),
+            (f"{slot} {bad!r:.60}", (slot, repr(name)), partial(state[name].__setitem__, slot, bad)),
         ]
     return changes
