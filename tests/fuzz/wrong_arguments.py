@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 import fusedstep as fs
-from tests.fuzz.hostile import ByMethod, not_arrays
+from tests.fuzz.hostile import ByMethod, lying, not_arrays
 from tests.fuzz.hyperparameters import FIXED
 from tests.fuzz.mistakes import Mistake, OwnError
 from tests.fuzz.subject import Subject
 from tests.fuzz.wrong_gradients import good
+from tests.helpers.exactly import same_bits
 
 NO_NUMBERS: list[Any] = ["0.1", "", True, np.True_, 0.1j, [0.1], (), {}, np.full(1, 0.1), b"1", ByMethod(0.1)]
 NO_BOOLS: list[Any] = [None, 0, 1, 1.0, "True", [True], np.ones(1, bool), math.nan]
@@ -185,6 +186,25 @@ def wrong_optimizer(rng: random.Random, subject: Subject) -> Mistake:
     if field in FIXED and what.startswith(field):
         named = (field,)
     return Mistake(f"new optimizer: {what}", attempt, named)
+
+
+def lying_parameter(rng: random.Random, subject: Subject) -> Mistake:
+    """A parameter of a new optimizer lies about itself; the lie may be seen through."""
+    rule: Any = fs.rules[subject.rule]
+    p = np.ones(rng.choice([(3,), (2, 3), ()]), rng.choice([np.float32, np.float64]))
+    honest, g = p.copy(), np.ones_like(p)
+    what, liar = lying(rng, p)
+
+    def attempt() -> None:
+        rule(liar).step(g, loss=20.0)
+
+    def compared(_: Subject) -> None:
+        rule(honest).step(g, loss=20.0)
+        assert same_bits(p, honest), "the step was another one"
+
+    return Mistake(
+        f"parameter lies: {what}", attempt, ("parameter 0", "gradient 0"), honest=compared, given=[p]
+    )
 
 
 def wrong_mode(rng: random.Random, subject: Subject) -> Mistake | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.arrays import Array
-from tests.fuzz.hostile import Endless, Failing
+from tests.fuzz.hostile import Endless, Failing, lying
 from tests.fuzz.mistakes import Mistake
 from tests.fuzz.subject import Subject
 from tests.fuzz.wrong_gradients import given_with, spoiled
@@ -101,6 +101,51 @@ def shared_values(rng: random.Random, subject: Subject) -> Mistake | None:
     places: list[Array] = [p, *(a for a in state.values() if a.shape == p.shape and a.dtype == p.dtype)]
     values = rng.choice(places)[:1]
     return refused(rng, subject, name, "values that share memory", [0], values)
+
+
+def indices_in_parameter(rng: random.Random, subject: Subject) -> Mistake | None:
+    """The memory of a parameter holds the indices; they may count as they were before the step."""
+    name = table(rng, subject)
+    if name is None:
+        return None
+    p = subject.params[name].array
+    kind = np.dtype(f"u{p.itemsize}")
+    if not (p.flags.c_contiguous and p.size and p.itemsize > 2):
+        return None
+    count = rng.randint(1, p.size)
+    values = np.ones((count, *p.shape[1:]), p.dtype)
+
+    def attempt(of: Subject, *, copied: bool) -> None:
+        array = of.params[name].array
+        array.view(kind).reshape(-1)[:count] %= len(array)  # now they are rows of it
+        indices = array.view(kind).reshape(-1)[:count]
+        of.opt.step_rows(name, indices.copy() if copied else indices, values)
+
+    return Mistake(
+        f"indices in {p.dtype}{p.shape}",
+        lambda: attempt(subject, copied=False),
+        (repr(name),),
+        honest=lambda twin: attempt(twin, copied=True),
+    )
+
+
+def lying_values(rng: random.Random, subject: Subject) -> Mistake | None:
+    """The gradients of rows, or their indices, lie about themselves; the lie may be seen through."""
+    name = table(rng, subject)
+    if name is None or not len(subject.params[name].array):
+        return None
+    p = subject.params[name].array
+    indices, values = np.zeros(2, np.int64), np.ones((2, *p.shape[1:]), p.dtype)
+    which = rng.randrange(2)
+    what, liar = lying(rng, [indices, values][which])
+    given: list[Any] = [indices, values]
+    given[which] = liar
+    return Mistake(
+        f"{['indices', 'values'][which]} of rows lie: {what}",
+        lambda: subject.opt.step_rows(name, *given),
+        (repr(name), "rows"),
+        honest=lambda twin: twin.opt.step_rows(name, indices, values),
+    )
 
 
 def wrong_name(rng: random.Random, subject: Subject) -> Mistake:
