@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,6 @@ class LongList(list[Any]):
         return 10**12
 
 
-def broken_property(_: Any) -> Any:
-    raise OwnError
-
-
 LIES: dict[str, list[Any]] = {
     "shape": [(), (10**9,), (-1,), None, "x"],
     "dtype": [np.dtype(np.int8), np.dtype(np.float64), np.dtype(np.float32), None],
@@ -111,27 +108,45 @@ LIES: dict[str, list[Any]] = {
 """What arrays can say of themselves that is not true."""
 
 
-def lying(rng: random.Random, honest: Array) -> tuple[str, Array]:
-    """A view of an array that lies in one way, and what the lie is."""
-    name = rng.choice(list(LIES))
-    lie = rng.choice(LIES[name])
-    said = property(broken_property if rng.random() < 0.2 else lambda _: lie)
-    kind: Any = type("Lying", (np.ndarray,), {name: said})
-    return f"{name}={lie!r}", honest.view(kind)
+def a_liar(honest: Array, lies: dict[str, Any]) -> Array:
+    """A view of an array that gives these values for what is asked; an `OwnError` is raised."""
+    kind: Any = type(
+        "Liar", (np.ndarray,), {name: property(partial(answer, lie)) for name, lie in lies.items()}
+    )
+    view: Array = honest.view(kind)
+    return view
 
 
-def unequal_method(rng: random.Random, honest: Array) -> tuple[str, Array]:
-    """A view of an array with a method that fails."""
-    name = rng.choice(["view", "reshape", "copy", "astype", "__getitem__", "__len__", "__array_finalize__"])
-
-    def failing(*_: Any, **__: Any) -> Any:
+def answer(lie: Any, _: Any) -> Any:
+    if lie is OwnError:
         raise OwnError
+    return lie
 
-    plain = honest.view()
-    kind: Any = type("Unequal", (np.ndarray,), {})
-    view: Array = plain.view(kind)
-    setattr(kind, name, failing)
-    return name, view
+
+def lying(rng: random.Random, honest: Array) -> tuple[str, Array]:
+    """A view of an array that lies, mostly in one way, and what the lies are."""
+    names = rng.sample(list(LIES), rng.choice([1, 1, 1, 2, 4]))
+    lies = {name: OwnError if rng.random() < 0.1 else rng.choice(LIES[name]) for name in names}
+    return f"{lies}", a_liar(honest, lies)
+
+
+def failing(rng: random.Random, honest: Array) -> tuple[str, Array]:
+    """A view of an array with a method that fails, and its name."""
+    name = rng.choice(METHODS)
+    kind: Any = type("Failing", (np.ndarray,), {})
+    view: Array = honest.view(kind)
+    setattr(kind, name, fail)
+    return f"{name} fails", view
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    raise OwnError
+
+
+METHODS = ["view", "reshape", "copy", "astype", "fill", "ravel", "any", "transpose", "tobytes"]
+METHODS += [f"__{name}__" for name in ("getitem", "setitem", "len", "iter", "eq", "array", "reduce", "hash")]
+METHODS += [f"__array_{name}__" for name in ("finalize", "ufunc", "function", "wrap", "prepare")]
+"""What arrays have that a subclass can replace."""
 
 
 def not_arrays(honest: Array) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import fusedstep as fs
-from tests.fuzz.hostile import ByMethod, lying, not_arrays
+from tests.fuzz.hostile import ByMethod, failing, lying, not_arrays
 from tests.fuzz.hyperparameters import FIXED
 from tests.fuzz.mistakes import Mistake, OwnError
 from tests.fuzz.subject import Subject
@@ -188,22 +188,22 @@ def wrong_optimizer(rng: random.Random, subject: Subject) -> Mistake:
     return Mistake(f"new optimizer: {what}", attempt, named)
 
 
-def lying_parameter(rng: random.Random, subject: Subject) -> Mistake:
-    """A parameter of a new optimizer lies about itself; the lie may be seen through."""
+def hostile_parameter(rng: random.Random, subject: Subject) -> Mistake:
+    """A parameter of a new optimizer is a hostile subclass; it may be seen through."""
     rule: Any = fs.rules[subject.rule]
     p = np.ones(rng.choice([(3,), (2, 3), ()]), rng.choice([np.float32, np.float64]))
     honest, g = p.copy(), np.ones_like(p)
-    what, liar = lying(rng, p)
+    what, liar = rng.choice([lying, failing])(rng, p)
 
     def attempt() -> None:
-        rule(liar).step(g, loss=20.0)
+        rule(liar, backend=subject.backend).step(g, loss=20.0)
 
     def compared(_: Subject) -> None:
-        rule(honest).step(g, loss=20.0)
+        rule(honest, backend=subject.backend).step(g, loss=20.0)
         assert same_bits(p, honest), "the step was another one"
 
     return Mistake(
-        f"parameter lies: {what}", attempt, ("parameter 0", "gradient 0"), honest=compared, given=[p]
+        f"parameter is hostile: {what}", attempt, ("parameter 0", "gradient 0"), honest=compared, given=[p]
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.arrays import FLOAT64, Array
-from tests.fuzz.hostile import FailingDict, LongList, Pretender, lying, not_arrays, unequal_method
+from tests.fuzz.hostile import FailingDict, LongList, Pretender, a_liar, failing, lying, not_arrays
 from tests.fuzz.mistakes import Mistake, apart
 from tests.fuzz.subject import Subject
 
@@ -118,19 +118,31 @@ def shared(rng: random.Random, subject: Subject) -> Mistake | None:
     return Mistake(f"gradient shares memory {bad.shape} of {place.shape}", attempt, ("shares memory",))
 
 
-def liar(rng: random.Random, subject: Subject) -> Mistake:
-    """It lies about itself; the lie may also be seen through."""
+def hostile(rng: random.Random, subject: Subject) -> Mistake:
+    """It is a hostile subclass; it may be seen through."""
     grads = good(rng, subject)
     name = rng.choice(list(grads))
-    what, bad = rng.choice([lying, unequal_method])(rng, grads[name])
-    loss = {"loss": 20.0}
+    copies = {key: g.copy() for key, g in grads.items()}
+    what, bad = rng.choice([lying, failing])(rng, grads[name])
+    options = {"loss": 20.0, "zero_grad": rng.random() < 0.3}
     return Mistake(
-        f"gradient {name!r} lies: {what}",
-        lambda: subject.opt.step(subject.formed({**grads, name: bad}), **loss),
+        f"gradient {name!r} is hostile: {what}",
+        lambda: subject.opt.step(subject.formed({**grads, name: bad}), **options),
         (f"gradient {name!r}", "gradient"),
-        honest=lambda twin: twin.opt.step(twin.formed(grads), **loss),
+        honest=lambda twin: twin.opt.step(twin.formed(copies), **options),
         given=list(grads.values()),
     )
+
+
+def falsely_writeable(rng: random.Random, subject: Subject) -> Mistake | None:
+    """It says that it can be set to zero, and is read-only."""
+    name, g = rng.choice(list(good(rng, subject).items()))
+    if not g.size:
+        return None
+    g.flags.writeable = False
+    bad = a_liar(g, {"flags": np.zeros(1).flags})
+    attempt, given = given_with(rng, subject, name, bad, zero_grad=True)
+    return Mistake("gradient is read-only, but denies it", attempt, (f"gradient {name!r}",), given=given)
 
 
 def wrong_structure(rng: random.Random, subject: Subject) -> Mistake | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.arrays import Array
-from tests.fuzz.hostile import Endless, Failing, lying
+from tests.fuzz.hostile import Endless, Failing, failing, lying
 from tests.fuzz.mistakes import Mistake
 from tests.fuzz.subject import Subject
 from tests.fuzz.wrong_gradients import given_with, spoiled
@@ -129,19 +129,19 @@ def indices_in_parameter(rng: random.Random, subject: Subject) -> Mistake | None
     )
 
 
-def lying_values(rng: random.Random, subject: Subject) -> Mistake | None:
-    """The gradients of rows, or their indices, lie about themselves; the lie may be seen through."""
+def hostile_rows(rng: random.Random, subject: Subject) -> Mistake | None:
+    """The gradients of rows, or their indices, are hostile subclasses; they may be seen through."""
     name = table(rng, subject)
     if name is None or not len(subject.params[name].array):
         return None
     p = subject.params[name].array
     indices, values = np.zeros(2, np.int64), np.ones((2, *p.shape[1:]), p.dtype)
     which = rng.randrange(2)
-    what, liar = lying(rng, [indices, values][which])
+    what, liar = rng.choice([lying, failing])(rng, [indices, values][which])
     given: list[Any] = [indices, values]
     given[which] = liar
     return Mistake(
-        f"{['indices', 'values'][which]} of rows lie: {what}",
+        f"{['indices', 'values'][which]} of rows are hostile: {what}",
         lambda: subject.opt.step_rows(name, *given),
         (repr(name), "rows"),
         honest=lambda twin: twin.opt.step_rows(name, indices, values),
