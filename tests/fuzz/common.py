@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import itertools
 import os
 import random
 import subprocess
@@ -22,7 +21,8 @@ from pathlib import Path
 
 Case = Callable[[random.Random], "str | None"]
 
-PATIENCE = 60  # seconds that a case may take
+PATIENCE = 30  # seconds that a case may take
+MEMORY = 8 << 30  # bytes that all cases may take
 
 
 def main(case: Case, description: str) -> None:
@@ -38,6 +38,7 @@ def main(case: Case, description: str) -> None:
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only is not None:
+        limit_memory()
         sys.exit(not tried(case, args.seed, args.only))
     if args.progress is not None:
         sys.exit(not all_tried(case, args))
@@ -73,17 +74,24 @@ def ending(status: int) -> str:
 
 
 def all_tried(case: Case, args: argparse.Namespace) -> bool:
-    """Whether all cases go well until time or their number is over; the file tells the next one's number."""
+    """Whether all cases go well until time or their number is over; the file tells how many did."""
+    limit_memory()
     end = time.monotonic() + args.seconds
-    with args.progress.open("r+") as progress:
-        for i in itertools.count() if args.cases is None else range(args.cases):
-            if time.monotonic() > end:
-                return True
-            os.pwrite(progress.fileno(), str(i).encode(), 0)
-            if not tried(case, args.seed, i):
-                return False
-            os.pwrite(progress.fileno(), str(i + 1).encode(), 0)
+    i = 0
+    while i != args.cases and time.monotonic() < end:
+        if not tried(case, args.seed, i):
+            return False
+        i += 1
+        args.progress.write_text(str(i))
     return True
+
+
+def limit_memory() -> None:
+    """Have what asks for endless memory fail before other processes do."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def tried(case: Case, seed: str, i: int) -> bool:

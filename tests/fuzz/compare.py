@@ -24,7 +24,6 @@ def shown(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
     """The first elements that differ, or what of the arrays differs."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return f"{a.dtype}{a.shape}, {b.dtype}{b.shape}"
-    for spot in np.ndindex(a.shape):
-        if not same_bits(a[spot, None], b[spot, None]):
-            return f"{a.dtype}{a.shape} at {spot}: {a[spot]!r}, {b[spot]!r}"
-    return "nowhere"
+    one, other = a.reshape(-1), b.reshape(-1)
+    i = next(i for i in range(a.size) if not same_bits(one[i : i + 1], other[i : i + 1]))
+    return f"{a.dtype}{a.shape}, element {i}: {one[i]!r}, {other[i]!r}"
