@@ -11,7 +11,6 @@ import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.hostile import ByMethod, failing, lying, not_arrays
-from tests.fuzz.hyperparameters import FIXED
 from tests.fuzz.mistakes import Mistake, OwnError
 from tests.fuzz.subject import Subject
 from tests.fuzz.wrong_gradients import good
@@ -68,8 +67,8 @@ def wrong_loss(rng: random.Random, subject: Subject) -> Mistake | None:
     """None, or too small, for the rule that needs it."""
     if subject.rule != "Eve":
         return None
-    grads = good(rng, subject)
-    loss = {"loss": -1.7e308} if rng.random() < 0.5 and subject.opt.groups[0]["f_star"] == 0 else {}
+    grads, group = good(rng, subject), subject.groups()[0]
+    loss = {"loss": -1.7e308} if rng.random() < 0.5 and subject.opt.groups[group]["f_star"] == 0 else {}
     return Mistake(f"{loss} for Eve", lambda: subject.opt.step(subject.formed(grads), **loss), ("loss",))
 
 
@@ -183,8 +182,6 @@ def wrong_optimizer(rng: random.Random, subject: Subject) -> Mistake:
     if p.size > 1:
         cases.append(("broadcast", lambda: rule(np.broadcast_to(np.zeros(1), p.shape)), ("parameter 0",)))
     what, attempt, named = rng.choice(cases)
-    if field in FIXED and what.startswith(field):
-        named = (field,)
     return Mistake(f"new optimizer: {what}", attempt, named)
 
 
@@ -212,7 +209,6 @@ def wrong_mode(rng: random.Random, subject: Subject) -> Mistake | None:
     if not subject.rule.startswith("ScheduleFree"):
         return None
     opt, grads = subject.opt, good(rng, subject)
-    # Switching there and back rounds, so both runs do it; only one of them tries the step in between.
     return Mistake(
         "step while evaluating",
         lambda: evaluated(opt, subject, grads),
@@ -222,6 +218,7 @@ def wrong_mode(rng: random.Random, subject: Subject) -> Mistake | None:
 
 
 def evaluated(opt: Any, subject: Subject, grads: Any) -> None:
+    """Try the step; switching there and back would round the parameters, so they are put back."""
     params = {name: p.memory.copy() for name, p in subject.params.items()}
     opt.eval()
     try:

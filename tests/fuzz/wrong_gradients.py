@@ -74,9 +74,10 @@ def wrong_array(rng: random.Random, subject: Subject) -> Mistake:
     name, g = rng.choice(list(good(rng, subject).items()))
     kind, bad = spoiled(rng, g)
     attempt, given = given_with(rng, subject, name, bad)
-    single = isinstance(bad, list | dict) or not isinstance(bad, np.ndarray)
-    named = (f"gradient {name!r}", *(["gradients must be"] if single and subject.form == "array" else []))
-    return Mistake(f"gradient {name!r} in {subject.form} is {kind}", attempt, named, given=given)
+    named = [f"gradient {name!r}"]
+    if subject.form == "array" and not isinstance(bad, np.ndarray):
+        named.append("gradients must be")
+    return Mistake(f"gradient {name!r} in {subject.form} is {kind}", attempt, tuple(named), given=given)
 
 
 def read_only(rng: random.Random, subject: Subject) -> Mistake | None:
@@ -148,7 +149,7 @@ def falsely_writeable(rng: random.Random, subject: Subject) -> Mistake | None:
 def wrong_structure(rng: random.Random, subject: Subject) -> Mistake | None:
     grads = good(rng, subject)
     formed, values = subject.formed(grads), list(grads.values())
-    first, *_ = *_, last = list(grads)
+    first, last = next(iter(grads)), next(reversed(grads))
     bad: dict[str, Any] = {
         "None": None,
         "number": 1.0,
