@@ -40,6 +40,7 @@ FAMILIES: list[Family] = [
     changed_arrays.changed_parameter,
     changed_arrays.changed_state,
     changed_arrays.changed_gradient,
+    changed_arrays.changed_within,
     changed_arrays.resized_array,
 ]
 

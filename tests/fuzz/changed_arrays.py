@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -168,4 +168,37 @@ def changed_gradient(rng: random.Random, subject: Subject) -> Mistake:
         honest=lambda twin: again(twin, copies),
         given=list(grads.values()),
         first=lambda of: step(of, grads if of is subject else copies),
+    )
+
+
+def changed_within(rng: random.Random, subject: Subject) -> Mistake:
+    """A schedule changes a parameter or a gradient while the step runs; that may come too late to matter."""
+    grads = good(rng, subject)
+    copies = {key: g.copy() for key, g in grads.items()}
+    name, of_gradient = rng.choice(list(grads)), rng.random() < 0.5
+    array = grads[name] if of_gradient else subject.params[name].array
+    what, way = a_way(rng, array)
+    if array.flags.owndata and rng.random() < 0.5:
+        what, way = "resized", lambda a: resized(a, (rng.choice([1, 1 << 20]),))
+    group = subject.opt.groups[rng.choice(subject.groups())]
+    kept = group["lr"]
+
+    def attempt() -> None:
+        with ExitStack() as stack:
+
+            def schedule(t: int) -> Any:
+                stack.enter_context(way(array))
+                return kept(t) if callable(kept) else kept
+
+            group["lr"] = schedule
+            stack.callback(group.__setitem__, "lr", kept)
+            subject.opt.step(subject.formed(grads), loss=20.0)
+
+    return Mistake(
+        f"{'gradient' if of_gradient else 'parameter'} {name!r} {array.shape} changed by a schedule: {what}",
+        attempt,
+        (repr(name),),
+        errors=(TypeError, ValueError, RuntimeError),
+        honest=lambda twin: twin.opt.step(twin.formed(copies), loss=20.0),
+        last=what == "resized" and not of_gradient,
     )
