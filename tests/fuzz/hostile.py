@@ -127,7 +127,8 @@ def lying(rng: random.Random, honest: Array) -> tuple[str, Array]:
     """A view of an array that lies, mostly in one way, and what the lies are."""
     names = rng.sample(list(LIES), rng.choice([1, 1, 1, 2, 4]))
     lies = {name: OwnError if rng.random() < 0.1 else rng.choice(LIES[name]) for name in names}
-    return f"{lies}", a_liar(honest, lies)
+    said = ", ".join(f"{name}={' '.join(repr(lie).split()):.40}" for name, lie in lies.items())
+    return said, a_liar(honest, lies)
 
 
 def failing(rng: random.Random, honest: Array) -> tuple[str, Array]:
