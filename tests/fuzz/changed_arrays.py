@@ -136,12 +136,17 @@ def stepped(
 ) -> Mistake:
     """A step while an array of the parameter is changed."""
     grads: dict[Hashable, Any] = good(rng, subject)
+    shape, dtype = grads[name].shape, grads[name].dtype
     if rng.random() < 0.3:
         grads = {key: g if key == name else None for key, g in grads.items()}
 
+    fitting = rng.random() < 0.5  # the gradient has the shape that the parameter has by then
+
     def attempt() -> None:
         with alteration():
-            subject.opt.step(subject.formed(grads), loss=20.0)
+            p = subject.params[name].array
+            fit = {name: np.ones(p.shape, dtype)} if fitting and p.shape != shape else {}
+            subject.opt.step(subject.formed({**grads, **fit}), loss=20.0)
 
     return Mistake(f"{of} changed: {what}", attempt, (repr(name),), given=list(grads.values()))
 
