@@ -146,16 +146,16 @@ def at_every_event(
     while True:
         trial, tracer = make(), Tracer(at, error("at an event"), opcodes=opcodes, code=code)
         raised = attempt(trial.act, tracer.tracing)
-        if raised is not None and raised is not tracer.error:
-            raise raised
         if tracer.reached is None:
             break
         complaint = expected.complaint(trial, done=raised is None)
-        if raised is None and not tracer.unraisable:
-            complaint = "the exception was swallowed"
+        if raised is not tracer.error and not tracer.unraisable:
+            complaint = f"the exception was swallowed; {raised!r} came out"
         if complaint:
             torn.append(f"{tracer.reached}: {complaint}")
         at += stride
+    if raised is not None:
+        raise raised
     assert not differences(trial.see(), expected.after), "a whole run differs under trace"
     report(torn, (at - first) // stride)
     return at - 1
