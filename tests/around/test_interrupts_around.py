@@ -145,17 +145,14 @@ class Averaged:
         known = {name: getattr(self.average, name, None) for name in ("updates", "best")}
         return found | flat("known", known)
 
-    def swapped_in(self) -> bool:
-        try:
-            self.opt.step(dict.fromkeys(self.w))
-        except RuntimeError:
-            return True
-        return False
+    def settle(self) -> None:
+        """Put the weights back if they are not."""
+        with suppress(RuntimeError):
+            self.average.swap_out()
 
     def go_on(self) -> None:
-        """As a user would who wants to train: put the weights back if they are not."""
-        if self.swapped_in():
-            self.average.swap_out()
+        """As a user would who wants to train."""
+        self.settle()
         self.opt.step(weights(9))
 
 
@@ -211,8 +208,7 @@ def test_a_block_with_averages(kind: str) -> None:
                 pass
 
         def see() -> Seen:
-            if run.swapped_in():
-                run.average.swap_out()
+            run.settle()
             return run.see()
 
         return Trial(act, see, run.go_on)
