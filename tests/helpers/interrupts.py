@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dis import opname
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
@@ -75,7 +76,7 @@ class Tracer:
         def within(frame: FrameType, kind: str, _: Any) -> Any:
             nonlocal count
             count += 1
-            if count == at:
+            if count >= at and not holds_keywords(frame, kind):
                 name = frame.f_code.co_filename.removeprefix(code).lstrip("/\\")
                 self.reached = Event(name, frame.f_lineno, kind)
                 raise self.error
@@ -91,6 +92,11 @@ class Tracer:
 
     def _drop(self, dropped: Any) -> None:
         self.unraisable |= dropped.exc_value is self.error
+
+
+def holds_keywords(frame: FrameType, kind: str) -> bool:
+    """Whether an instruction before has set keywords for a call, which Python 3.11 and 3.12 do not unwind."""
+    return kind == "opcode" and opname[frame.f_code.co_code[frame.f_lasti]] in {"PRECALL", "CALL"}
 
 
 class Expected:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -279,6 +282,16 @@ def test_the_modes_of_schedule_free_rules(rule: str, mode: str, backend: Any) ->
 
 
 # What raises in earnest
+
+
+def test_allocations_that_fail(backend: Any) -> None:
+    """Each in turn, in a process of its own."""
+    pytest.importorskip("_testcapi")
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.helpers.out_of_memory", backend, *KINDS]
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timers")

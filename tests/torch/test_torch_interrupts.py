@@ -1,4 +1,4 @@
-"""A step of torch's optimizers is a transaction: parameters, state dictionary, gradients and norm, all or nothing.
+"""A step of torch's optimizers is a transaction: parameters, state, gradients, norm change all or not at all.
 
 Every class, at its first step, where the state is made, and at a later one.
 """
@@ -141,7 +141,7 @@ def test_a_step_at_instructions(name: str) -> None:
 @each_kind
 @pytest.mark.parametrize("steps", [0, 1])
 def test_other_memory(name: str, steps: int) -> None:
-    at_every_event(stepping(name, strided, steps=steps), **pace(name, 7))
+    at_every_event(stepping(name, strided, steps=steps), **pace(name, 9))
 
 
 @each_kind
