@@ -116,7 +116,7 @@ def see(optimizer: Optimizer, tensors: list[Tensor]) -> Seen:
     return flat("", everything | {"norm": optimizer.grad_norm})
 
 
-def pace(name: str, stride: int) -> dict[str, int]:
+def pace(name: str, stride: int) -> dict[str, Any]:
     """Some of the events: from one that differs from class to class, every so many."""
     return {"first": 1 + NUMBER[name] % stride, "stride": stride}
 
