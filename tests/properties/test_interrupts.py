@@ -291,7 +291,7 @@ def test_allocations_that_fail(backend: Any) -> None:
     pytest.importorskip("_testcapi")
     if not hasattr(os, "fork"):
         pytest.skip("each step is in a process of its own")
-    stride = "2" if backend == "native" else "13"
+    stride = "3" if backend == "native" else "29"
     command = [sys.executable, "-m", "tests.helpers.out_of_memory", backend, stride, "AdamW", "Eve"]
     ended = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False
