@@ -3,6 +3,7 @@
 // place.
 #include <string.h>
 
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -153,7 +154,7 @@ constexpr Kernel kernels[] = {FUSEDSTEP_RULES(FUSEDSTEP_KERNEL)};
 /// The kernel of the average, found in the list of rules.
 constexpr const Kernel* average() {
   const Kernel* kernel = kernels;
-  while (kernel->averaged != run_averaged<Average>) ++kernel;
+  while (std::string_view(kernel->name) != "Average") ++kernel;
   return kernel;
 }
 

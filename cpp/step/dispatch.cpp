@@ -1,8 +1,11 @@
 #include "step/dispatch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <iterator>
 #include <stdexcept>
+#include <string_view>
 
 #if defined(_MSC_VER)
 #include <intrin.h>
@@ -60,20 +63,19 @@ constexpr std::uint32_t bits(Bit... bit) {
   return (0U | ... | (1U << bit));
 }
 
-/// The highest x86-64 psABI level that the processor supports of those compiled here: 1, 3 or 4.
-int level() {
+/// The highest x86-64 psABI level that the processor supports, of those that kernels can be compiled for.
+std::string_view level() {
   const Registers one = cpuid(1), seven = cpuid(7), extended = cpuid(0x80000001);
   // SSE3 SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT OSXSAVE AVX F16C; BMI1 AVX2 BMI2; LAHF LZCNT.
   const bool v3 = all(one.c, bits(0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29)) && all(seven.b, bits(3, 5, 8)) &&
                   all(extended.c, bits(0, 5)) && all(saved_state(), bits(1, 2));
   // AVX-512 F DQ CD BW VL; opmask and the upper halves of the vector registers.
   const bool v4 = v3 && all(seven.b, bits(16, 17, 28, 30, 31)) && all(saved_state(), bits(5, 6, 7));
-  return v4 ? 4 : v3 ? 3 : 1;
+  return v4 ? "x86-64-v4" : v3 ? "x86-64-v3" : "x86-64";
 }
 
-const std::vector<const Table*> compiled = {&x86_64::table, &x86_64_v3::table, &x86_64_v4::table};
-
-std::size_t supported() { return level() == 4 ? 3 : level() == 3 ? 2 : 1; }
+/// The names of the levels are in their order.
+bool supports(const Table* table) { return table->isa <= level(); }
 
 }  // namespace
 
@@ -83,9 +85,7 @@ FUSEDSTEP_DECLARE(aarch64)
 
 namespace {
 
-const std::vector<const Table*> compiled = {&aarch64::table};
-
-std::size_t supported() { return compiled.size(); }
+bool supports(const Table*) { return true; }
 
 }  // namespace
 
@@ -93,10 +93,24 @@ std::size_t supported() { return compiled.size(); }
 
 namespace {
 
+template <class... Tables>
+std::vector<const Table*> addresses(const Tables&... tables) {
+  return {&tables...};
+}
+
+const std::vector<const Table*> compiled = addresses(FUSEDSTEP_TABLES);
+
 std::string names(const std::vector<const Table*>& tables) {
   std::string list;
   for (const Table* table : tables) list += (list.empty() ? "" : ", ") + std::string(table->isa);
   return list;
+}
+
+std::vector<const Table*> supported() {
+  std::vector<const Table*> tables;
+  std::copy_if(compiled.begin(), compiled.end(), std::back_inserter(tables), supports);
+  if (tables.empty()) throw std::runtime_error("this processor supports none of " + names(compiled));
+  return tables;
 }
 
 std::atomic<const Table*>& chosen() {
@@ -107,8 +121,7 @@ std::atomic<const Table*>& chosen() {
 }  // namespace
 
 const std::vector<const Table*>& available() {
-  static const std::vector<const Table*> tables(compiled.begin(),
-                                                compiled.begin() + static_cast<std::ptrdiff_t>(supported()));
+  static const std::vector<const Table*> tables = supported();
   return tables;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
 #include "step/dispatch.hpp"
@@ -12,7 +11,9 @@ namespace fusedstep {
 namespace {
 
 void load(const Array& from, std::size_t n, float* to) { active().widen[from.format](n, from.data, to); }
-void load(const Array& from, std::size_t n, double* to) { std::memcpy(to, from.data, n * sizeof *to); }
+void load(const Array& from, std::size_t n, double* to) {
+  std::copy_n(static_cast<const double*>(from.data), n, to);
+}
 
 }  // namespace
 

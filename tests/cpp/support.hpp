@@ -2,6 +2,8 @@
 // message.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -28,7 +30,9 @@ inline void require(bool holds, const char* what) {
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  if (a.size() != b.size()) return false;
+  // Without elements there may be no address, which memcmp must have.
+  return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
 /// Numbers of both signs around 0, the same for the same seed.
@@ -38,6 +42,14 @@ inline Floats numbers(std::size_t n, std::uint32_t seed) {
     seed = seed * 1664525 + 1013904223;
     x = static_cast<float>(static_cast<std::int32_t>(seed)) * 0x1p-31F;
   }
+  return found;
+}
+
+/// Multiples of 4 from -16 to 16, the same for the same seed: numbers that each format keeps exactly, also
+/// after a step with coefficients like 0.5.
+inline Floats whole_numbers(std::size_t n, std::uint32_t seed) {
+  Floats found = numbers(n, seed);
+  for (float& x : found) x = 4 * std::round(4 * x);
   return found;
 }
 
@@ -83,6 +95,40 @@ inline void run(Plan& plan, std::size_t sweep, std::vector<Coefficients> by_grou
   plan.prepare(sweep, std::move(by_group));
   plan.run(zero_gradients);
 }
+
+/// Numbers in some format, the first at some element of its memory and the last at the end of it: what goes
+/// further is seen by AddressSanitizer, and what begins too early by a test.
+class Kept {
+ public:
+  Kept(Format format, const Floats& numbers, std::size_t offset = 0)
+      : format_(format), offset_(offset), size_(numbers.size()), memory_((offset + size_) * width(format)) {
+    if (format_ == format_f64)
+      std::copy(numbers.begin(), numbers.end(), static_cast<double*>(array().data));
+    else
+      active().narrow[format_](size_, numbers.data(), array().data);
+  }
+
+  Array array() { return {format_, Array{format_, memory_.data()}.at(offset_)}; }
+
+  Floats values() {
+    Floats found(size_);
+    if (format_ == format_f64)
+      std::copy_n(static_cast<const double*>(array().data), size_, found.begin());
+    else
+      active().widen[format_](size_, array().data, found.data());
+    return found;
+  }
+
+  bool untouched_before() const {
+    return std::all_of(memory_.begin(), memory_.end() - static_cast<std::ptrdiff_t>(size_ * width(format_)),
+                       [](char byte) { return byte == 0; });
+  }
+
+ private:
+  Format format_;
+  std::size_t offset_, size_;
+  std::vector<char> memory_;
+};
 
 /// Rounds a finite number to bfloat16, to nearest even.
 inline std::uint16_t bfloat16(float x) {

@@ -1,0 +1,82 @@
+// Tests of threads that step tensors of their own at once, share the workers, and are forked.
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+
+#ifndef _WIN32
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+#include "step/factors.hpp"
+#include "step/reduce.hpp"
+#include "support.hpp"
+
+namespace fusedstep::testing {
+namespace {
+
+/// The parameters after some steps of all that uses threads: norms, sums, factors and the step itself.
+Floats stepped(std::uint32_t seed) {
+  constexpr std::size_t rows = 20, columns = 2001;
+  const std::size_t lars = kernel_named("LARS");
+  Floats p = numbers(rows * columns, seed), g = numbers(p.size(), seed + 1), v(p.size());
+  Plan plan({{lars}}, kernel_named("Average"), {tensor_of(p, g, {float32(v)})});
+  for (int t = 0; t < 10; ++t) {
+    const double size = norm(plan.gradients()).value;
+    Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 1 / size}, {"step", 1}});
+    coefficients.rule.back() = plan.measure(0, {coefficients})[0].values[0] / size / size;
+    run(plan, 0, {coefficients}, false);
+    const SquareSums sums = square_sums({float32(p), 1, rows, columns});
+    multiply({float32(g), 1, rows, columns}, sums.rows.data(), sums.columns.data(), 0.875);
+    scale(plan.gradients(), 1.125);
+  }
+  return p;
+}
+
+/// Each step is whole and has the same bits, whoever has the workers, while the number of threads changes.
+void callers_at_once() {
+  constexpr std::uint32_t callers = 4;
+  std::vector<Floats> expected, found(callers);
+  set_num_threads(1);
+  for (std::uint32_t i = 0; i < callers; ++i) expected.push_back(stepped(i));
+
+  std::atomic<std::uint32_t> running = callers;
+  std::vector<std::thread> threads;
+  for (std::uint32_t i = 0; i < callers; ++i)
+    threads.emplace_back([&, i] {
+      found[i] = stepped(i);
+      --running;
+    });
+  for (int count = 1; running > 0; count = count % 5 + 1) {
+    set_num_threads(count);
+    std::this_thread::yield();
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::uint32_t i = 0; i < callers; ++i)
+    require(same_bits(found[i], expected[i]), "steps of several threads at once");
+}
+
+/// A forked child has no workers and does not wait for any; its parent has kept them.
+void a_fork_has_no_workers() {
+#ifndef _WIN32
+  set_num_threads(1);
+  const Floats expected = stepped(1);
+  set_num_threads(3);
+  require(same_bits(stepped(1), expected), "steps before a fork");
+  const pid_t child = fork();
+  if (child == 0) _exit(num_threads() == 1 && same_bits(stepped(1), expected) ? 0 : 1);
+  int status = 1;
+  require(waitpid(child, &status, 0) == child && status == 0, "steps of a forked child");
+  require(num_threads() == 3 && same_bits(stepped(1), expected), "steps after a fork");
+#endif
+}
+
+}  // namespace
+
+void threads() {
+  callers_at_once();
+  a_fork_has_no_workers();
+}
+
+}  // namespace fusedstep::testing
