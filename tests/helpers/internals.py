@@ -14,8 +14,9 @@ from fusedstep.engine.busy import Busy, Holder
 from fusedstep.engine.engine import Engine
 from fusedstep.formula import average
 from fusedstep.formula.at import At
+from fusedstep.formula.coefficients import Measured
 from fusedstep.formula.cube_root import cube_root
-from fusedstep.formula.kernel import Coefficients, Kernel
+from fusedstep.formula.kernel import Coefficients, Kernel, Squares
 from fusedstep.update_rules import cautious
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Engine",
     "Holder",
     "Kernel",
+    "Measured",
+    "Squares",
     "_core",
     "busy",
     "critical",

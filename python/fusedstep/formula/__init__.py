@@ -5,7 +5,7 @@ The files of `update_rules` build their rules from these names.
 
 from __future__ import annotations
 
-from .arithmetic import clamp, positive, square
+from .arithmetic import clamp, largest, square, term, variance
 from .at import At
 from .coefficients import Adapted, Measured
 from .cube_root import cube_root
@@ -21,7 +21,7 @@ from .hyperparameters import (
     Positive,
     Scheduled,
 )
-from .kernel import Arithmetic, Array, Coefficients, Kernel, kernel, sweep
+from .kernel import Arithmetic, Array, Coefficients, Kernel, Squares, kernel, sweep
 from .slots import Slot
 
 __all__ = [
@@ -43,10 +43,13 @@ __all__ = [
     "Positive",
     "Scheduled",
     "Slot",
+    "Squares",
     "clamp",
     "cube_root",
     "kernel",
-    "positive",
+    "largest",
     "square",
     "sweep",
+    "term",
+    "variance",
 ]

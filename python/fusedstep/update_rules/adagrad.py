@@ -23,8 +23,9 @@ from ..formula import (
     Nonnegative,
     Slot,
     kernel,
-    positive,
     square,
+    term,
+    variance,
 )
 from .matrix import Adafactor
 
@@ -163,29 +164,29 @@ class RMSProp(Optimizer):
     @kernel("RMSProp")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         p[...] = p - c.step * g / (np.sqrt(s + c.inside) + c.outside)
 
     @kernel("RMSPropCentered")
     @staticmethod
     def update_centered(c: Coefficients, p: Array, g: Array, s: Array, a: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         a[...] = c.rho * a + c.gain * g
-        p[...] = p - c.step * g / (np.sqrt(positive(s - a * a) + c.inside) + c.outside)
+        p[...] = p - c.step * g / (np.sqrt(variance(s, a) + c.inside) + c.outside)
 
     @kernel("RMSPropMomentum")
     @staticmethod
     def update_momentum(c: Coefficients, p: Array, g: Array, s: Array, b: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         b[...] = c.momentum * b + g / (np.sqrt(s + c.inside) + c.outside)
         p[...] = p - c.step * b
 
     @kernel("RMSPropCenteredMomentum")
     @staticmethod
     def update_centered_momentum(c: Coefficients, p: Array, g: Array, s: Array, a: Array, b: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         a[...] = c.rho * a + c.gain * g
-        b[...] = c.momentum * b + g / (np.sqrt(positive(s - a * a) + c.inside) + c.outside)
+        b[...] = c.momentum * b + g / (np.sqrt(variance(s, a) + c.inside) + c.outside)
         p[...] = p - c.step * b
 
     @classmethod
@@ -220,7 +221,7 @@ class Adadelta(Optimizer):
     @kernel("Adadelta")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array, d: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + term(c.gain, g * g)
         delta = np.sqrt(d + c.eps) / np.sqrt(s + c.eps) * g
         d[...] = c.rho * d + c.gain * (delta * delta)
         p[...] = p - c.lr * delta

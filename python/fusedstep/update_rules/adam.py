@@ -22,6 +22,7 @@ from ..formula import (
     Nonnegative,
     Slot,
     kernel,
+    term,
 )
 from . import cautious
 
@@ -58,14 +59,14 @@ class Adam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
 
     @kernel("AMSGrad")
     @staticmethod
     def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         vmax[...] = np.maximum(vmax, v)
         p[...] = p - c.step * m / (np.sqrt(vmax) * c.root + c.eps)
 
@@ -132,14 +133,14 @@ class NAdam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(v) * c.root + c.eps)
 
     @kernel("NAMSGrad")
     @staticmethod
     def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         vmax[...] = np.maximum(vmax, v)
         p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(vmax) * c.root + c.eps)
 
@@ -233,7 +234,7 @@ class RAdam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - c.step * m / (np.sqrt(v) + c.eps if c.rectified else 1)
 
     @classmethod

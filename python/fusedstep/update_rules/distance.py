@@ -22,6 +22,7 @@ from ..formula import (
     Scheduled,
     Slot,
     kernel,
+    term,
 )
 
 __all__ = ["Prodigy"]
@@ -82,7 +83,7 @@ class Prodigy(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array, s: Array, p0: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + term(c.gain2, g * g)
         s[...] = c.beta3 * s + c.gain3 * g
         p[...] = c.keep * p - c.step * m / (np.sqrt(v) + c.eps)
 

@@ -8,7 +8,19 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, clamp, kernel
+from ..formula import (
+    Array,
+    At,
+    Coefficients,
+    Decay,
+    Initial,
+    Nonnegative,
+    Slot,
+    clamp,
+    kernel,
+    largest,
+    term,
+)
 from .adam import moments
 
 __all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "QHAdam", "Yogi"]
@@ -36,7 +48,7 @@ class AdaBelief(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, s: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
         surprise = g - m
-        s[...] = c.beta2 * s + c.gain2 * (surprise * surprise) + c.eps
+        s[...] = term(c.beta2, s) + c.gain2 * (surprise * surprise) + c.eps
         p[...] = p - c.step * m / (np.sqrt(s) * c.root + c.eps)
 
     @classmethod
@@ -68,7 +80,7 @@ class Yogi(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         square = g * g
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = v - c.gain2 * np.sign(v - square) * square
+        v[...] = np.where(v == square, v, v - c.gain2 * np.sign(v - square) * square)
         p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
 
     @classmethod
@@ -103,7 +115,7 @@ class AdEMAMix(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, m2: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
         m2[...] = c.beta3 * m2 + c.gain3 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - (c.fast * m + c.slow * m2) / (np.sqrt(v) * c.root + c.eps)
 
     @classmethod
@@ -146,9 +158,9 @@ class ADOPT(Optimizer):
     @kernel("ADOPT")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
-        m[...] = c.beta1 * m + c.gain1 * clamp(g / np.maximum(np.sqrt(v), c.eps), -c.clip, c.clip)
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
-        p[...] = p - c.lr * m
+        m[...] = term(c.beta1, m) + c.gain1 * clamp(g / np.maximum(np.sqrt(v), c.eps), -c.clip, c.clip)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
+        p[...] = p - term(c.lr, m)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
@@ -185,11 +197,11 @@ class Adan(Optimizer):
     @kernel("Adan")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, d: Array, n: Array, prev: Array) -> None:
-        change = np.where(c.begun > 0, g - prev, g.dtype.type(0))
+        change = np.where(c.begun > 0, clamp(g - prev, -largest(g), largest(g)), g.dtype.type(0))
         ahead = g + c.beta2 * change
         m[...] = c.beta1 * m + c.gain1 * g
         d[...] = c.beta2 * d + c.gain2 * change
-        n[...] = c.beta3 * n + c.gain3 * (ahead * ahead)
+        n[...] = term(c.beta3, n) + c.gain3 * (ahead * ahead)
         p[...] = (p - (c.step * m + c.onward * d) / (np.sqrt(n) * c.root + c.eps)) * c.shrink
         prev[...] = g
 
@@ -230,7 +242,7 @@ class LaProp(Optimizer):
     @kernel("LaProp")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         m[...] = c.beta1 * m + c.step * g / (np.sqrt(v) * c.root + c.eps)
         p[...] = p - c.correction * m
 
@@ -271,8 +283,8 @@ class QHAdam(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         square = g * g
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * square
-        p[...] = p - (c.now1 * g + c.past1 * m) / (np.sqrt(c.now2 * square + c.past2 * v) + c.eps)
+        v[...] = term(c.beta2, v) + c.gain2 * square
+        p[...] = p - (c.now1 * g + c.past1 * m) / (np.sqrt(term(c.now2, square) + term(c.past2, v)) + c.eps)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
@@ -286,7 +298,11 @@ class QHAdam(Optimizer):
 
 
 def _corrected(h: At, t: int) -> dict[str, float]:
-    return {"step": h.lr / (1 - h.beta1**t), "root": 1 / math.sqrt(1 - h.beta2**t), "eps": h.eps}
+    return {
+        "step": h.lr / (1 - h.beta1**t),
+        "root": 1 / math.sqrt(1 - h.beta2**t),
+        "eps": h.eps,
+    }
 
 
 def _slowing(fast: float, slow: float, done: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays.memory import check_writeable
 from ..arrays.storage import arithmetic
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel
+from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel, term
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -136,7 +136,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     @kernel("ScheduleFreeAdamW")
     @staticmethod
     def update(c: Coefficients, y: Array, g: Array, z: Array, v: Array) -> None:
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         direction = g / (np.sqrt(v) * c.root + c.eps) + c.decay * y
         y[...] = y + c.c * (z - y) - c.ahead * direction
         z[...] = z - c.lr * direction

@@ -8,7 +8,18 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Finite, Kernel, Nonnegative, Slot, kernel
+from ..formula import (
+    Array,
+    At,
+    Coefficients,
+    Decay,
+    Finite,
+    Kernel,
+    Nonnegative,
+    Slot,
+    kernel,
+    term,
+)
 
 __all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 
@@ -142,14 +153,14 @@ class SGDM(Optimizer):
     @kernel("SGDM")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
-        buf[...] = c.momentum * buf + c.gain * g
-        p[...] = p - c.lr * buf
+        buf[...] = term(c.momentum, buf) + c.gain * g
+        p[...] = p - term(c.lr, buf)
 
     @kernel("SGDMNesterov")
     @staticmethod
     def update_nesterov(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
-        buf[...] = c.momentum * buf + c.gain * g
-        p[...] = p - c.lr * (g + c.momentum * buf)
+        buf[...] = term(c.momentum, buf) + c.gain * g
+        p[...] = p - term(c.lr, g + term(c.momentum, buf))
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
