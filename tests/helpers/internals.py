@@ -13,6 +13,7 @@ from fusedstep.engine import busy
 from fusedstep.engine.busy import Busy, Holder
 from fusedstep.engine.engine import Engine
 from fusedstep.formula import average
+from fusedstep.formula.arithmetic import power
 from fusedstep.formula.at import At
 from fusedstep.formula.coefficients import Measured
 from fusedstep.formula.cube_root import cube_root
@@ -37,6 +38,7 @@ __all__ = [
     "main",
     "native",
     "parameters",
+    "power",
     "runtime",
     "state_bytes",
     "sums",

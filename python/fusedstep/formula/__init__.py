@@ -5,7 +5,7 @@ The files of `update_rules` build their rules from these names.
 
 from __future__ import annotations
 
-from .arithmetic import clamp, largest, square, term, variance
+from .arithmetic import clamp, largest, power, square, term, variance
 from .at import At
 from .coefficients import Adapted, Measured
 from .cube_root import cube_root
@@ -48,6 +48,7 @@ __all__ = [
     "cube_root",
     "kernel",
     "largest",
+    "power",
     "square",
     "sweep",
     "term",

@@ -22,6 +22,7 @@ from ..formula import (
     Scheduled,
     Slot,
     kernel,
+    power,
     term,
 )
 
@@ -91,7 +92,7 @@ class Prodigy(Optimizer):
     def rate(cls, h: At) -> float:
         """The step size, computed from lr and d."""
         t = h.taken + 1
-        correction = math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t) if h.bias_correction else 1.0
+        correction = math.sqrt(1 - power(h.beta2, t)) / (1 - power(h.beta1, t)) if h.bias_correction else 1.0
         return float(h.lr * h.d * correction)
 
     @classmethod

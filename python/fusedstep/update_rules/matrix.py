@@ -29,6 +29,7 @@ from ..formula import (
     Squares,
     kernel,
     largest,
+    power,
     sweep,
     term,
 )
@@ -131,7 +132,7 @@ def divide(
     x = np.ascontiguousarray(o, computed_in(o.dtype))
     rows, columns = arithmetic.square_sums(x)
     m, n = x.shape[-2:]
-    gain = t**h.beta2_decay
+    gain = power(t, h.beta2_decay)
     with np.errstate(all="ignore"):
         after = {
             "row_var": _mean(row_var, rows / max(n, 1), gain),
@@ -215,7 +216,7 @@ class Adafactor(Optimizer):
         keep = {"keep": 1 - h.lr * h.weight_decay}
         if h.kernel is cls.update_matrix:
             return keep
-        gain = t**h.beta2_decay
+        gain = power(t, h.beta2_decay)
         return {"decay": 1 - gain, "gain": gain, "least": h.eps1} | keep
 
     @classmethod

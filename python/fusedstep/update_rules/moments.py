@@ -19,6 +19,7 @@ from ..formula import (
     clamp,
     kernel,
     largest,
+    power,
     term,
 )
 from .adam import moments
@@ -129,9 +130,9 @@ class AdEMAMix(Optimizer):
             "gain3": 1 - beta3,
             "beta2": h.beta2,
             "gain2": 1 - h.beta2,
-            "fast": h.lr / (1 - h.beta1**t),
+            "fast": h.lr / (1 - power(h.beta1, t)),
             "slow": h.lr * h.alpha * done,
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
         }
 
@@ -167,7 +168,7 @@ class ADOPT(Optimizer):
         if t == 1:
             c = {"beta1": h.beta1, "gain1": 0.0, "beta2": 0.0, "gain2": 1.0}
             return c | {"eps": h.eps, "clip": 0.0, "lr": 0.0}
-        clip = (t - 1) ** 0.25 if h.clip else math.inf
+        clip = math.sqrt(math.sqrt(t - 1)) if h.clip else math.inf
         return moments(h) | {"eps": h.eps, "clip": clip, "lr": h.lr}
 
 
@@ -213,9 +214,9 @@ class Adan(Optimizer):
             | {
                 "beta3": h.beta3,
                 "gain3": 1 - h.beta3,
-                "step": h.lr / (1 - h.beta1**t),
-                "onward": h.lr * h.beta2 / (1 - h.beta2**t),
-                "root": 1 / math.sqrt(1 - h.beta3**t),
+                "step": h.lr / (1 - power(h.beta1, t)),
+                "onward": h.lr * h.beta2 / (1 - power(h.beta2, t)),
+                "root": 1 / math.sqrt(1 - power(h.beta3, t)),
                 "eps": h.eps,
                 "shrink": 1 / (1 + h.lr * h.weight_decay),
             }
@@ -253,9 +254,9 @@ class LaProp(Optimizer):
             "step": (1 - h.beta1) * h.lr,
             "beta2": h.beta2,
             "gain2": 1 - h.beta2,
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
-            "correction": 1 / (1 - h.beta1**t),
+            "correction": 1 / (1 - power(h.beta1, t)),
         }
 
 
@@ -290,17 +291,17 @@ class QHAdam(Optimizer):
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return moments(h) | {
             "now1": h.lr * (1 - h.nu1),
-            "past1": h.lr * h.nu1 / (1 - h.beta1**t),
+            "past1": h.lr * h.nu1 / (1 - power(h.beta1, t)),
             "now2": 1 - h.nu2,
-            "past2": h.nu2 / (1 - h.beta2**t),
+            "past2": h.nu2 / (1 - power(h.beta2, t)),
             "eps": h.eps,
         }
 
 
 def _corrected(h: At, t: int) -> dict[str, float]:
     return {
-        "step": h.lr / (1 - h.beta1**t),
-        "root": 1 / math.sqrt(1 - h.beta2**t),
+        "step": h.lr / (1 - power(h.beta1, t)),
+        "root": 1 / math.sqrt(1 - power(h.beta2, t)),
         "eps": h.eps,
     }
 

@@ -19,6 +19,7 @@ from ..formula import (
     Slot,
     Squares,
     kernel,
+    power,
     term,
 )
 from .adam import moments
@@ -107,8 +108,8 @@ class LAMB(Optimizer):
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return moments(h) | {
-            "correction": 1 / (1 - h.beta1**t),
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "correction": 1 / (1 - power(h.beta1, t)),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
             "decay": h.weight_decay,
         }
@@ -154,13 +155,13 @@ class StableAdamW(Optimizer):
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        return moments(h) | {"root": 1 / math.sqrt(1 - h.beta2**t), "eps": h.eps}
+        return moments(h) | {"root": 1 / math.sqrt(1 - power(h.beta2, t)), "eps": h.eps}
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
         (surprise,) = measured.norms(of=measured.sizes)
         rate = h.lr / np.maximum(1, surprise)
-        return Adapted({"keep": 1 - rate * h.weight_decay, "step": rate / (1 - h.beta1**t)})
+        return Adapted({"keep": 1 - rate * h.weight_decay, "step": rate / (1 - power(h.beta1, t))})
 
 
 class NovoGrad(Optimizer):

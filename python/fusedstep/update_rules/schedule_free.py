@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays.memory import check_writeable
 from ..arrays.storage import arithmetic
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel, term
+from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel, power, term
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -143,7 +143,7 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        root = 1 / math.sqrt(1 - h.beta2**t)
+        root = 1 / math.sqrt(1 - power(h.beta2, t))
         return {"beta2": h.beta2, "gain2": 1 - h.beta2, "root": root, "eps": h.eps} | cls.averaging(h, t)
 
 
@@ -157,4 +157,4 @@ def _warmed_up(h: At, t: int) -> float:
 
 
 def _weight(h: At, t: int, lr_max: float) -> float:
-    return float(t**h.r * lr_max**h.weight_lr_power)
+    return float(power(t, h.r) * power(lr_max, h.weight_lr_power))

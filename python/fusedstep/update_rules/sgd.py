@@ -18,6 +18,7 @@ from ..formula import (
     Nonnegative,
     Slot,
     kernel,
+    power,
     term,
 )
 
@@ -201,7 +202,7 @@ class ASGD(Optimizer):
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
-        return {"eta": h.lr / (1 + h.lambd * h.lr * t) ** h.alpha, "mu": 1 / max(1, t - h.t0)}
+        return {"eta": h.lr / power(1 + h.lambd * h.lr * t, h.alpha), "mu": 1 / max(1, t - h.t0)}
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
