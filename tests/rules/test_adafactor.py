@@ -63,6 +63,7 @@ VARIANTS: dict[str, Options] = {
     "eps1 of the mean": {"eps1": 4.0},
     "eps2": {"eps2": 4.0},
     "d": {"d": 1.3},
+    "d below 1": {"d": 0.7},
     "weight_decay": {"weight_decay": 0.3},
     "maximize": {"maximize": True},
     "all": {

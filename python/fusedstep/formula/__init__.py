@@ -18,6 +18,7 @@ from .hyperparameters import (
     Mixture,
     Nonnegative,
     Nonpositive,
+    Portion,
     Positive,
     Scheduled,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Mixture",
     "Nonnegative",
     "Nonpositive",
+    "Portion",
     "Positive",
     "Scheduled",
     "Slot",

@@ -21,6 +21,7 @@ from ..formula import (
     Kernel,
     Measured,
     Nonnegative,
+    Portion,
     Slot,
     kernel,
     square,
@@ -209,12 +210,12 @@ class Adadelta(Optimizer):
     The paper has no step size: lr = 1. State, 8 bytes: s and d, the means of g² and Δ². For training without
     choosing a step size.
 
-    lr: step size, default 1. rho: in [0, 1), default 0.9. eps: default 1e-6. Further options and errors: see
+    lr: step size, default 1. rho: in [0, 1], default 0.9. eps: default 1e-6. Further options and errors: see
     `Optimizer`.
     """
 
     lr: Nonnegative = 1.0
-    rho: Decay = 0.9
+    rho: Portion = 0.9
     eps: Nonnegative = 1e-6
     slots: ClassVar = {"s": Slot(), "d": Slot()}
 

@@ -17,7 +17,6 @@ from ..formula import (
     Arithmetic,
     Array,
     At,
-    AtLeastOne,
     Coefficients,
     Decay,
     Finite,
@@ -25,6 +24,7 @@ from ..formula import (
     Measured,
     Nonnegative,
     Nonpositive,
+    Positive,
     Slot,
     Squares,
     kernel,
@@ -161,7 +161,7 @@ class Adafactor(Optimizer):
 
     lr: the largest relative step, default 0.01. beta2_decay: at most 0, default -0.8. eps1: default
     1.1920928955078125e-07, the epsilon of float32 (torch: that of each dtype). eps2: the least RMS of p,
-    default 0.001. d: the largest RMS of u, default 1. weight_decay: default 0, applied as above.
+    default 0.001. d: the largest RMS of u, more than 0, default 1. weight_decay: default 0, applied as above.
     Further options and errors: see `Optimizer`.
     """
 
@@ -169,7 +169,7 @@ class Adafactor(Optimizer):
     beta2_decay: Nonpositive = -0.8
     eps1: Nonnegative = 2.0**-23
     eps2: Nonnegative = 1e-3
-    d: AtLeastOne = 1.0
+    d: Positive = 1.0
     weight_decay: Nonnegative = 0.0
     slots: ClassVar = {"v": Slot()}
     takes: ClassVar = ("weight_decay",)

@@ -16,6 +16,7 @@ from ..formula import (
     Finite,
     Kernel,
     Nonnegative,
+    Portion,
     Slot,
     kernel,
     power,
@@ -141,13 +142,13 @@ class SGDM(Optimizer):
     for a changing lr: the buffer does not contain lr.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9; 0 means `SGD`, and this choice is fixed.
-    dampening: in [0, 1), default 0. nesterov: default False, fixed. Further options and errors: see
+    dampening: in [0, 1], default 0. nesterov: default False, fixed. Further options and errors: see
     `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
-    dampening: Decay = 0.0
+    dampening: Portion = 0.0
     nesterov: bool = False
     slots: ClassVar = {"buf": Slot()}
 
