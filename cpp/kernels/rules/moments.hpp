@@ -65,7 +65,7 @@ struct Adan {
   COEFFICIENTS(begun, beta1, gain1, beta2, gain2, beta3, gain3, step, onward, root, eps, shrink);
 
   void operator()(T& p, T g, T& m, T& d, T& n, T& prev) const {
-    const T change = begun > 0 ? clamp(g - prev, largest<T>) : T(0);
+    const T change = clamp(begun > 0 ? g - prev : T(0), largest<T>);
     const T ahead = g + beta2 * change;
     m = beta1 * m + gain1 * g;
     d = beta2 * d + gain2 * change;

@@ -8,20 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import (
-    Array,
-    At,
-    Coefficients,
-    Decay,
-    Initial,
-    Nonnegative,
-    Slot,
-    clamp,
-    kernel,
-    largest,
-    power,
-    term,
-)
+from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, kernel
+from ..formula.arithmetic import clamp, largest, power, term
 from .adam import moments
 
 __all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "QHAdam", "Yogi"]
@@ -123,13 +111,9 @@ class AdEMAMix(Optimizer):
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         done = t / h.warmup if t < h.warmup else 1.0
         beta3 = _slowing(h.beta1, h.beta3, done)
-        return {
-            "beta1": h.beta1,
-            "gain1": 1 - h.beta1,
+        return moments(h) | {
             "beta3": beta3,
             "gain3": 1 - beta3,
-            "beta2": h.beta2,
-            "gain2": 1 - h.beta2,
             "fast": h.lr / (1 - power(h.beta1, t)),
             "slow": h.lr * h.alpha * done,
             "root": 1 / math.sqrt(1 - power(h.beta2, t)),
@@ -198,7 +182,7 @@ class Adan(Optimizer):
     @kernel("Adan")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, d: Array, n: Array, prev: Array) -> None:
-        change = np.where(c.begun > 0, clamp(g - prev, -largest(g), largest(g)), g.dtype.type(0))
+        change = clamp(np.where(c.begun > 0, g - prev, g.dtype.type(0)), -largest(g), largest(g))
         ahead = g + c.beta2 * change
         m[...] = c.beta1 * m + c.gain1 * g
         d[...] = c.beta2 * d + c.gain2 * change
