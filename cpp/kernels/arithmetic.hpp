@@ -41,20 +41,45 @@ inline T clamp(T x, T bound) {
   return clamp(x, -bound, bound);
 }
 
-/// x, or 0 where rounding made a variance negative.
+/// The largest finite number.
 template <class T>
-inline T positive(T x) {
-  return x < 0 ? T(0) : x;
+constexpr T largest = T(sizeof(T) == sizeof(float) ? 0x1.fffffep127 : 0x1.fffffffffffffp1023);
+
+/// The variance of what has this mean and mean of squares: 0 where rounding would make it negative, infinite
+/// where the mean of squares is.
+template <class T>
+inline T variance(T square, T mean) {
+  const T difference = square - mean * mean;
+  return square > largest<T> ? square : difference < 0 ? T(0) : difference;
 }
+
+/// c·x, a term that a coefficient of 0 removes, even where x is infinite.
+template <class T>
+inline T term(T c, T x) {
+  return c != 0 ? c * x : T(0);
+}
+
+inline double square(double x) { return x * x; }
 
 /// The terms that one element adds to the sums over its tensor.
 template <size_t n>
 struct Terms {
   static constexpr size_t count = n;
+  static constexpr bool squares = false;
   double of[n];
+
+  double term(size_t k, double) const { return of[k]; }
 };
 
-inline double square(double x) { return x * x; }
+/// The same where the terms are squares, of these numbers times a factor that keeps their sum in range.
+template <size_t n>
+struct Squares {
+  static constexpr size_t count = n;
+  static constexpr bool squares = true;
+  double of[n];
+
+  double term(size_t k, double factor) const { return square(factor * of[k]); }
+};
 
 }  // namespace
 }  // namespace fusedstep::FUSEDSTEP_ISA

@@ -53,11 +53,11 @@ void run_averaged(const double* coefficients, const double* of_average, size_t b
 
 /// Runs the pass before a kernel, which measures.
 template <template <class> class Prologue, template <class> class Rule, class T, class... S>
-void run_measure(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
-                 void* const* state, double* sums) {
+void run_measure(const double* coefficients, const double* factors, size_t begin, size_t end, const void* p,
+                 const void* g, void* const* state, double* sums) {
   [&]<size_t... slot>(std::index_sequence<slot...>) {
-    measure(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), begin, end, sums,
-            static_cast<const T*>(p), static_cast<const T*>(g), static_cast<const S*>(state[slot])...);
+    measure(fill<Prologue<T>, T>(coefficients), fill<Rule<T>, T>(coefficients + c_rule), factors, begin, end,
+            sums, static_cast<const T*>(p), static_cast<const T*>(g), static_cast<const S*>(state[slot])...);
   }(std::index_sequence_for<S...>{});
 }
 
@@ -93,15 +93,18 @@ struct Entry {
   Kernel kernel;
 
   constexpr explicit Entry(const char* name)
-      : kernel{name, slots, Rule<double>::names, sizeof(Rule<double>) / sizeof(double), 0, {}, nullptr, {}} {
+      : kernel{name,    slots, Rule<double>::names, sizeof(Rule<double>) / sizeof(double), 0, false, {},
+               nullptr, {}} {
     parameter<float>(format_f32);
     parameter<double>(format_f64);
     parameter<BFloat16>(format_bf16);
     parameter<Float16>(format_f16);
     if constexpr (std::is_reference_v<Parameter>) kernel.averaged = run_averaged<Rule, Slot<Taken, float>...>;
     if constexpr (requires { &Rule<double>::measure; }) {
-      kernel.sums = decltype(sums(&Rule<double>::measure))::count;
-      static_assert(decltype(sums(&Rule<double>::measure))::count <= max_sums, "more sums than max_sums");
+      using Added = decltype(added(&Rule<double>::measure));
+      static_assert(Added::count <= max_sums, "more sums than max_sums");
+      kernel.sums = Added::count;
+      kernel.squares = Added::squares;
       measured<float>(format_f32);
       measured<double>(format_f64);
     }
@@ -132,8 +135,8 @@ struct Entry {
       kernel.sweep[p][g][s][1] = run<Coupled, Rule, Slot<Parameter, P>, G, Slot<Taken, S>...>;
   }
 
-  template <class... T, class Sums>
-  static constexpr Sums sums(Sums (Rule<double>::*)(double, double, T...) const);
+  template <class... T, class Added>
+  static constexpr Added added(Added (Rule<double>::*)(double, double, T...) const);
 
   template <class T>
   constexpr void measured(Format all) {

@@ -9,10 +9,11 @@
 namespace fusedstep::FUSEDSTEP_ISA {
 namespace {
 
-/// Adds the terms of each element to its lane of each sum; element `begin` goes to lane 0.
+/// Adds the terms of each element to its lane of each sum, which has a factor; element `begin` goes to lane
+/// 0.
 template <class Prologue, class Rule, class T, class... S>
-inline void measure(const Prologue& prologue, const Rule& rule, size_t begin, size_t end, double* sums,
-                    const T* p, const T* g, const S*... s) {
+inline void measure(const Prologue& prologue, const Rule& rule, const double* factors, size_t begin,
+                    size_t end, double* sums, const T* p, const T* g, const S*... s) {
   constexpr size_t count = decltype(rule.measure(*p, *g, *s...))::count;
   double wide[count][lanes];
   for (size_t k = 0; k < count; ++k)
@@ -21,7 +22,7 @@ inline void measure(const Prologue& prologue, const Rule& rule, size_t begin, si
     T parameter = p[i], gradient = g[i];
     prologue(parameter, gradient);
     const auto terms = rule.measure(parameter, gradient, s[i]...);
-    for (size_t k = 0; k < count; ++k) wide[k][lane] += terms.of[k];
+    for (size_t k = 0; k < count; ++k) wide[k][lane] += terms.term(k, factors[k]);
   };
   for (; end - begin >= lanes; begin += lanes) {
 #pragma omp simd

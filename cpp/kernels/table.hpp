@@ -25,9 +25,10 @@ using AveragedSweep = void (*)(const double* coefficients, const double* of_aver
                                void* p, const void* g, void* average, void* const* state);
 
 /// Adds the terms of elements begin..end to the `lanes` lanes of each sum that the rule's step depends on;
-/// the first element goes to lane 0.
-using Measure = void (*)(const double* coefficients, size_t begin, size_t end, const void* p, const void* g,
-                         void* const* state, double* sums);
+/// the first element goes to lane 0. If the terms are squares, they are those of numbers times the sum's
+/// factor.
+using Measure = void (*)(const double* coefficients, const double* factors, size_t begin, size_t end,
+                         const void* p, const void* g, void* const* state, double* sums);
 
 struct Kernel {
   const char* name;
@@ -35,6 +36,7 @@ struct Kernel {
   const char* coefficients;  // the names of the rule's own, separated by a comma and a space
   size_t count;              // of the rule's own coefficients
   size_t sums;               // the number of sums over the tensor
+  bool squares;              // whether they are sums of squares
   // Indexed by the formats of parameter, gradient and state; last [1] with coupled decay, [0] without. Null
   // if a mix has no loop of its own.
   Sweep sweep[formats][formats][formats][2];

@@ -93,24 +93,41 @@ void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& a
         {.p = of.average, .g = of.p, .slots = of.average.format});
 }
 
-void measure(const Table& table, const Kernel& kernel, const double* coefficients, std::size_t begin,
-             std::size_t end, const Operands& of, double* sums) {
+void measure(const Table& table, const Kernel& kernel, const double* coefficients, const OfSums& factors,
+             std::size_t begin, std::size_t end, const Operands& of, OfSums& sums) {
   const bool coupled = is_coupled(coefficients);
   const bool alike = of.p.format == of.g.format && of.p.format == of.slots;
   double wide[max_sums * lanes];
   std::fill_n(wide, kernel.sums * lanes, 0.0);
   if (alike && (of.p.format == format_f32 || of.p.format == format_f64)) {
-    kernel.measure[of.p.format][coupled](coefficients, begin, end, of.p.data, of.g.data,
+    kernel.measure[of.p.format][coupled](coefficients, factors.data(), begin, end, of.p.data, of.g.data,
                                          Addresses(of, kernel.slots).state, wide);
   } else {
     Copies copies(table, kernel.slots, of);
     for (; begin < end; begin += block) {
       const std::size_t n = std::min(block, end - begin);
       copies.widen(begin, n);
-      kernel.measure[format_f32][coupled](coefficients, 0, n, copies.p(), copies.g(), copies.state(), wide);
+      kernel.measure[format_f32][coupled](coefficients, factors.data(), 0, n, copies.p(), copies.g(),
+                                          copies.state(), wide);
     }
   }
   for (std::size_t k = 0; k < kernel.sums; ++k) sums[k] += add_by_halves(wide + k * lanes);
+}
+
+std::size_t values_of(const Kernel& kernel) { return kernel.squares ? 3 * kernel.sums : kernel.sums; }
+
+bool put(const Kernel& kernel, Format format, const OfSums& sums, OfSums& factors, double* values) {
+  bool again = false;
+  for (std::size_t k = 0; k < kernel.sums; ++k) {
+    const bool first = factors[k] == 1;
+    if (first && kernel.squares && format == format_f64) factors[k] = factor_for(sums[k]);
+    const std::size_t unit = factors[k] == 1 ? 0 : factors[k] > 1 ? 1 : 2;
+    if (first && unit != 0)
+      again = true;
+    else
+      values[unit * kernel.sums + k] = sums[k];
+  }
+  return again;
 }
 
 }  // namespace fusedstep

@@ -116,43 +116,59 @@ std::vector<Sums> Plan::measure(std::size_t sweep, const std::vector<Coefficient
     Sums& sums = found[step.group];
     sums.items.resize(step.rows->size());
     std::iota(sums.items.begin(), sums.items.end(), std::size_t{0});
-    sums.values.resize(step.rows->size() * rule->sums);
+    sums.values.resize(step.rows->size() * values_of(*rule));
     step.rows->measure(*rule, by_group[step.group], sums.values.data());
   }
   return found;
 }
 
 void Plan::measure_tensors(const std::vector<Pass>& passes, std::vector<Sums>& found) const {
-  struct Block {
-    std::size_t tensor, place, begin;  // place: that of the tensor's sums in the group's
-  };
-  std::vector<Block> blocks;
+  std::vector<Item> items;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const Kernel* const rule = passes[i].kernel;
     if (rule == nullptr || rule->sums == 0) continue;
     Sums& sums = found[tensors_[i].group];
-    for (std::size_t begin = 0; begin < tensors_[i].size; begin += Tiles::size)
-      blocks.push_back({i, sums.values.size(), begin});
+    items.push_back({.tensor = i, .place = sums.values.size(), .factors = {}, .sums = {}});
+    items.back().factors.fill(1);
     sums.items.push_back(i);
-    sums.values.resize(sums.values.size() + rule->sums);
+    sums.values.resize(sums.values.size() + values_of(*rule));
   }
+  while (!items.empty()) {
+    sum_up(passes, items);
+    std::vector<Item> again;
+    for (Item& item : items) {
+      const Tensor& tensor = tensors_[item.tensor];
+      double* const values = &found[tensor.group].values[item.place];
+      if (put(*passes[item.tensor].kernel, tensor.p.format, item.sums, item.factors, values))
+        again.push_back(item);
+    }
+    items = std::move(again);
+  }
+}
 
+void Plan::sum_up(const std::vector<Pass>& passes, std::vector<Item>& items) const {
+  struct Block {
+    std::size_t item, begin;
+    OfSums sums;
+  };
+  std::vector<Block> blocks;
+  for (std::size_t item = 0; item < items.size(); ++item) {
+    items[item].sums.fill(0);
+    for (std::size_t begin = 0; begin < tensors_[items[item].tensor].size; begin += Tiles::size)
+      blocks.push_back({.item = item, .begin = begin, .sums = {}});
+  }
   const Table& table = active();
-  std::vector<double> of_blocks(blocks.size() * max_sums);
   for_each_range(blocks.size(), Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
     for (std::size_t block = first; block < last; ++block) {
-      const auto& [i, place, begin] = blocks[block];
-      const Tensor& tensor = tensors_[i];
-      fusedstep::measure(table, *passes[i].kernel, passes[i].coefficients, begin,
-                         std::min(begin + Tiles::size, tensor.size), tensor, &of_blocks[block * max_sums]);
+      auto& [item, begin, sums] = blocks[block];
+      const Tensor& tensor = tensors_[items[item].tensor];
+      const Pass& pass = passes[items[item].tensor];
+      fusedstep::measure(table, *pass.kernel, pass.coefficients, items[item].factors, begin,
+                         std::min(begin + Tiles::size, tensor.size), tensor, sums);
     }
   });
-
-  for (std::size_t block = 0; block < blocks.size(); ++block) {
-    const auto& [i, place, begin] = blocks[block];
-    for (std::size_t k = 0; k < passes[i].kernel->sums; ++k)
-      found[tensors_[i].group].values[place + k] += of_blocks[block * max_sums + k];
-  }
+  for (const Block& block : blocks)
+    for (std::size_t k = 0; k < max_sums; ++k) items[block.item].sums[k] += block.sums[k];
 }
 
 void Plan::prepare(std::size_t sweep, std::vector<Coefficients> by_group) {

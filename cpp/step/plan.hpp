@@ -8,6 +8,7 @@
 
 #include "step/coefficients.hpp"
 #include "step/intervals.hpp"
+#include "step/mixed.hpp"
 #include "step/operands.hpp"
 #include "step/table_rows.hpp"
 #include "step/tiles.hpp"
@@ -36,7 +37,7 @@ struct TableStep {
 /// The sums that a group's step depends on, over each of its tensors or over each touched row of its table.
 struct Sums {
   std::vector<std::size_t> items;  // the tensors that have a gradient, or 0, 1... for rows; none without sums
-  std::vector<double> values;      // one item's sums after the other's
+  std::vector<double> values;      // one item's sums after the other's, each as values_of has them
 };
 
 /// The groups of tensors, each with a kernel and coefficients, and the tables of a step. If some kernels have
@@ -111,6 +112,13 @@ class Plan {
   bool is_last(std::size_t sweep) const { return sweep + 1 == sweeps_; }
   std::vector<Pass> passes(std::size_t sweep, const std::vector<Coefficients>& by_group) const;
   void measure_tensors(const std::vector<Pass>& passes, std::vector<Sums>& found) const;
+
+  /// A tensor that a sweep measures, with the place of its sums in its group's.
+  struct Item {
+    std::size_t tensor, place;
+    OfSums factors, sums;
+  };
+  void sum_up(const std::vector<Pass>& passes, std::vector<Item>& items) const;
 
   std::vector<Sweeps> kernels_;
   std::size_t groups_of_tensors_;

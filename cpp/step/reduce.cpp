@@ -47,16 +47,14 @@ double add_by_halves(double* sums) {
   return sums[0];
 }
 
+double factor_for(double sum) { return sum < 0x1p-900 ? 0x1p600 : std::isfinite(sum) ? 1 : 0x1p-600; }
+
 Norm norm(const std::vector<Run>& runs) {
   const StandardMode mode;
-  // Below this sum, squares of float64 may have lost digits that their root would still have.
-  constexpr double least = 0x1p-900;
   const Tiles tiles = tiles_of(runs);
-  double sum = sum_of_squares(runs, tiles, 1), factor = 1;
-  if (!std::isfinite(sum) || sum < least) {
-    factor = sum < least ? 0x1p600 : 0x1p-600;
-    sum = sum_of_squares(runs, tiles, factor);
-  }
+  double sum = sum_of_squares(runs, tiles, 1);
+  const double factor = factor_for(sum);
+  if (factor != 1) sum = sum_of_squares(runs, tiles, factor);
   return {std::sqrt(sum) / factor, std::isfinite(sum)};
 }
 

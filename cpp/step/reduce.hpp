@@ -10,6 +10,10 @@ namespace fusedstep {
 /// Returns the sum of all lanes, added in a fixed order, and overwrites the lanes.
 double add_by_halves(double* sums);
 
+/// The factor for the numbers of which the squares have this sum, to sum them again: 1 unless the sum
+/// overflowed, or is so small that squares of float64 have lost digits that their root would still have.
+double factor_for(double sum);
+
 struct Norm {
   double value;
   bool finite;  // whether all elements are finite; the value may be infinite even then

@@ -41,13 +41,18 @@ bool TableRows::may_touch(const Run& run) const {
          std::any_of(state_.begin(), state_.end(), touches);
 }
 
-void TableRows::measure(const Kernel& kernel, const Coefficients& coefficients, double* sums) const {
+void TableRows::measure(const Kernel& kernel, const Coefficients& coefficients, double* values) const {
   const Table& table = active();
   for_each_row([&](std::size_t k, const Operands& of) {
     const double* const own = coefficients.rule.data() + k * coefficients.stride;
-    for (std::size_t begin = 0; begin < p_.width; begin += Tiles::size)
-      fusedstep::measure(table, kernel, own, begin, std::min(begin + Tiles::size, p_.width), of,
-                         sums + k * kernel.sums);
+    OfSums factors, sums;
+    factors.fill(1);
+    do {
+      sums.fill(0);
+      for (std::size_t begin = 0; begin < p_.width; begin += Tiles::size)
+        fusedstep::measure(table, kernel, own, factors, begin, std::min(begin + Tiles::size, p_.width), of,
+                           sums);
+    } while (put(kernel, of.p.format, sums, factors, values + k * values_of(kernel)));
   });
 }
 

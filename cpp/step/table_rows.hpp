@@ -38,8 +38,8 @@ class TableRows {
   /// Whether a run of memory may overlap the memory that a step writes.
   bool may_touch(const Run& run) const;
 
-  /// Adds the terms of each touched row's elements to its sums, of which `sums` has kernel.sums per row.
-  void measure(const Kernel& kernel, const Coefficients& coefficients, double* sums) const;
+  /// Sums the terms of each touched row's elements; `values`, at first all 0, has values_of(kernel) per row.
+  void measure(const Kernel& kernel, const Coefficients& coefficients, double* values) const;
 
   /// Steps the touched rows.
   void run(const Kernel& kernel, const Kernel& average_kernel, const Coefficients& coefficients) const;

@@ -16,6 +16,7 @@ Options = dict[str, Any]
 ALTERNATIVES: dict[str, Any] = {
     "[0, inf)": lambda default: 3 * default if default else 0.03,
     "[0, 1)": lambda default: 0.75 if default else 0.5,
+    "[0, 1]": lambda default: 0.75 if default else 0.5,
     "(-inf, 0]": lambda default: default / 2,
     "(0, 1)": lambda _: 0.75,
     "(0, inf)": lambda default: 3 * default,

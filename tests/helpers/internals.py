@@ -12,9 +12,11 @@ from fusedstep.backends import native, sums
 from fusedstep.curvature import critical, parameters
 from fusedstep.engine.engine import Engine
 from fusedstep.formula import average
+from fusedstep.formula.arithmetic import power
 from fusedstep.formula.at import At
+from fusedstep.formula.coefficients import Measured
 from fusedstep.formula.cube_root import cube_root
-from fusedstep.formula.kernel import Coefficients, Kernel
+from fusedstep.formula.kernel import Coefficients, Kernel, Squares
 from fusedstep.update_rules import cautious
 
 __all__ = [
@@ -25,12 +27,15 @@ __all__ = [
     "Coefficients",
     "Engine",
     "Kernel",
+    "Measured",
+    "Squares",
     "_core",
     "critical",
     "cube_root",
     "main",
     "native",
     "parameters",
+    "power",
     "processors",
     "runtime",
     "state_bytes",

@@ -525,6 +525,7 @@ WRONG_TYPES: list[Any] = [None, "0.1", "", True, np.True_, 0.1j, [0.1], (), {}, 
 OUTSIDE: dict[str, list[Any]] = {
     "[0, inf)": [-1, -5e-324, np.float32(-0.5)],
     "[0, 1)": [-1, -5e-324, 1, 1.5, np.float64(1)],
+    "[0, 1]": [-1, -5e-324, 1.5, np.nextafter(1, 2)],
     "(-inf, 0]": [1, 5e-324],
     "(0, 1)": [-1, 0, 1, 1.5],
     "(0, inf)": [-1, 0],

@@ -12,7 +12,7 @@ import fusedstep as fs
 from tests.helpers.choices import Options, id_of, kernel_of
 from tests.helpers.engines import DTYPES, ENGINES
 from tests.helpers.examples import MEASURED, VECTORS, Array
-from tests.helpers.internals import At, Coefficients, _core
+from tests.helpers.internals import At, Coefficients, Squares, _core
 from tests.helpers.sums import lanes_by_halves, rough
 
 
@@ -94,8 +94,10 @@ def test_sums_of_every_rule(rule: str, options: Options) -> None:
             opt.step(given, loss=loss)
             measured = seen.pop()
             assert measured.sizes.tolist() == sizes
-            assert len(measured.sums) == len(terms[0])
-            for k, sums in enumerate(measured.sums):
-                expected = [lanes_by_halves(of_tensor[k].astype(np.float64).tolist()) for of_tensor in terms]
+            squared = isinstance(terms[0], Squares)
+            assert len(measured.sums) == len(terms[0]) * (3 if squared else 1)
+            for k, sums in enumerate(measured.squares if squared else measured.sums):
+                added = [of_tensor[k].astype(np.float64) for of_tensor in terms]
+                expected = [lanes_by_halves((x * x if squared else x).tolist()) for x in added]
                 assert sums.dtype == np.float64
                 assert sums.tolist() == expected, (k, t, engine, isa, threads)

@@ -87,11 +87,13 @@ CASES = {
         "SGD",
         {**MOMENTUM, "dampening": 0.3, "weight_decay": 0.1},
     ),
+    "sgdm-dampening-1": Case("SGDM", {**MOMENTUM, "dampening": 1.0}, "SGD", {**MOMENTUM, "dampening": 1.0}),
     "sgdm-nesterov": Case("SGDM", {**MOMENTUM, "nesterov": True}, "SGD", {**MOMENTUM, "nesterov": True}),
     "asgd-defaults": Case("ASGD", {}, "ASGD"),
     "asgd": Case("ASGD", ASGD, "ASGD", ASGD),
     "asgd-l2": Case("ASGD", {**ASGD, "l2": 0.1}, "ASGD", {**ASGD, "weight_decay": 0.1}),
     "adadelta-defaults": Case("Adadelta", {}, "Adadelta"),
+    "adadelta-rho-1": Case("Adadelta", {"lr": 0.01, "rho": 1.0}, "Adadelta", {"lr": 0.01, "rho": 1.0}),
     "adadelta-l2": Case(
         "Adadelta",
         {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "l2": 0.1},

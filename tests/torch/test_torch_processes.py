@@ -21,7 +21,10 @@ dist = pytest.importorskip("torch.distributed")
 if not dist.is_available():
     pytest.skip("torch without torch.distributed", allow_module_level=True)
 
+from torch.distributed.tensor import Shard  # noqa: E402
+
 import fusedstep.torch as ft  # noqa: E402
+from fusedstep.torch import distributed  # noqa: E402
 from tests.helpers import torch_examples, torch_ranks  # noqa: E402
 from tests.helpers.torch_ranks import (  # noqa: E402
     CLIP,
@@ -203,3 +206,25 @@ def test_example_gpt_runs() -> None:
     well, text = run(str(EXAMPLES / "gpt.py"), "--steps", "2", "--layers", "1", "--width", "16")
     assert well, text
     assert "fusedstep" in text
+
+
+@pytest.mark.parametrize("norm", [0.0, 5e-324, 1e-170, 3.0, 1e170, 1e307])
+def test_the_norm_over_processes_keeps_its_range(norm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes with parts of the same norm, whose square may be no number of float64."""
+
+    class Mesh:
+        def get_group(self, dim: int) -> int:
+            return dim
+
+    class Part:
+        device_mesh = Mesh()
+        placements = (Shard(0),)
+
+        def to_local(self) -> None: ...
+
+    def all_reduce(part: Any, group: int) -> None:
+        del group
+        part.mul_(2)
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    assert distributed.global_norm([Part()], norm) == pytest.approx(math.sqrt(2) * norm, rel=1e-15)

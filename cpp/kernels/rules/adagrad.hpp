@@ -43,7 +43,7 @@ struct RMSProp {
   COEFFICIENTS(rho, gain, step, inside, outside);
 
   void operator()(T& p, T g, T& s) const {
-    s = rho * s + gain * (g * g);
+    s = term(rho, s) + gain * (g * g);
     p = p - step * g / (sqrt(s + inside) + outside);
   }
 };
@@ -54,9 +54,9 @@ struct RMSPropCentered {
   COEFFICIENTS(rho, gain, step, inside, outside);
 
   void operator()(T& p, T g, T& s, T& a) const {
-    s = rho * s + gain * (g * g);
+    s = term(rho, s) + gain * (g * g);
     a = rho * a + gain * g;
-    p = p - step * g / (sqrt(positive(s - a * a) + inside) + outside);
+    p = p - step * g / (sqrt(variance(s, a) + inside) + outside);
   }
 };
 
@@ -66,7 +66,7 @@ struct RMSPropMomentum {
   COEFFICIENTS(rho, gain, step, inside, outside, momentum);
 
   void operator()(T& p, T g, T& s, T& b) const {
-    s = rho * s + gain * (g * g);
+    s = term(rho, s) + gain * (g * g);
     b = momentum * b + g / (sqrt(s + inside) + outside);
     p = p - step * b;
   }
@@ -78,9 +78,9 @@ struct RMSPropCenteredMomentum {
   COEFFICIENTS(rho, gain, step, inside, outside, momentum);
 
   void operator()(T& p, T g, T& s, T& a, T& b) const {
-    s = rho * s + gain * (g * g);
+    s = term(rho, s) + gain * (g * g);
     a = rho * a + gain * g;
-    b = momentum * b + g / (sqrt(positive(s - a * a) + inside) + outside);
+    b = momentum * b + g / (sqrt(variance(s, a) + inside) + outside);
     p = p - step * b;
   }
 };
@@ -91,7 +91,7 @@ struct Adadelta {
   COEFFICIENTS(rho, gain, eps, lr);
 
   void operator()(T& p, T g, T& s, T& d) const {
-    s = rho * s + gain * (g * g);
+    s = term(rho, s) + term(gain, g * g);
     const T delta = sqrt(d + eps) / sqrt(s + eps) * g;
     d = rho * d + gain * (delta * delta);
     p = p - lr * delta;

@@ -14,7 +14,7 @@ struct Adam {
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = p - step * m / (sqrt(v) * root + eps);
   }
 };
@@ -26,7 +26,7 @@ struct AMSGrad {
 
   void operator()(T& p, T g, T& m, T& v, T& vmax) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     vmax = maximum(vmax, v);
     p = p - step * m / (sqrt(vmax) * root + eps);
   }
@@ -39,7 +39,7 @@ struct NAdam {
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = p - (ahead * g + step * m) / (sqrt(v) * root + eps);
   }
 };
@@ -51,7 +51,7 @@ struct NAMSGrad {
 
   void operator()(T& p, T g, T& m, T& v, T& vmax) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     vmax = maximum(vmax, v);
     p = p - (ahead * g + step * m) / (sqrt(vmax) * root + eps);
   }
@@ -76,7 +76,7 @@ struct RAdam {
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = p - step * m / (rectified > 0 ? sqrt(v) + eps : T(1));
   }
 };

@@ -22,7 +22,7 @@ struct CautiousAdam {
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = p - agreement(m, g) * (step * m / (sqrt(v) * root + eps));
   }
 };
@@ -35,7 +35,7 @@ struct CautiousAMSGrad {
 
   void operator()(T& p, T g, T& m, T& v, T& vmax) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     vmax = maximum(vmax, v);
     p = p - agreement(m, g) * (step * m / (sqrt(vmax) * root + eps));
   }

@@ -19,7 +19,7 @@ struct Prodigy {
 
   void operator()(T& p, T g, T& m, T& v, T& s, T) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + term(gain2, g * g);
     s = beta3 * s + gain3 * g;
     p = keep * p - step * m / (sqrt(v) + eps);
   }

@@ -16,9 +16,10 @@ struct Ftrl {
   void operator()(T& p, T g, T& n, T& z) const {
     const T root = sqrt(n);
     n = n + g * g;
-    const T grown = sqrt(n);
-    z = z + g - (grown - root) * rate * p;
-    p = (clamp(z, l1) - z) / (grown * rate + ridge);
+    const T grown = sqrt(n), slope = grown * rate + ridge;
+    const bool moves = !(slope > largest<T>);
+    z = moves ? z + g - (grown - root) * rate * p : z;
+    p = moves ? (clamp(z, l1) - z) / slope : p;
   }
 };
 
@@ -35,9 +36,10 @@ struct FtrlPower {
   void operator()(T& p, T g, T& n, T& z) const {
     const T before = power(n);
     n = n + g * g;
-    const T grown = power(n);
-    z = z + g - (grown - before) * rate * p;
-    p = (clamp(z, l1) - z) / (grown * rate + ridge);
+    const T grown = power(n), slope = grown * rate + ridge;
+    const bool moves = !(slope > largest<T>);
+    z = moves ? z + g - (grown - before) * rate * p : z;
+    p = moves ? (clamp(z, l1) - z) / slope : p;
   }
 };
 
@@ -47,7 +49,7 @@ struct MADGRAD {
   COEFFICIENTS(weight, eps, momentum, gain);
 
   void operator()(T& p, T g, T& s, T& z, T x0) const {
-    s = s + weight * (g * g);
+    s = s + term(weight, g * g);
     z = z + weight * g;
     p = momentum * p + gain * (x0 - z / (cube_root(s) + eps));
   }

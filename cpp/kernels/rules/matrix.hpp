@@ -40,7 +40,7 @@ template <class T>
 struct Adafactor {
   COEFFICIENTS(keep, step);
 
-  Terms<2> measure(T p, T, T o) const { return {square(p), square(o)}; }
+  Squares<2> measure(T p, T, T o) const { return {p, o}; }
 
   void operator()(T& p, T, T o) const { p = keep * p - step * o; }
 };
@@ -50,7 +50,7 @@ template <class T>
 struct AdafactorVector {
   COEFFICIENTS(decay, gain, least, keep, step);
 
-  Terms<2> measure(T p, T g, T v) const { return {square(p), square(direction(g, next(g, v)))}; }
+  Squares<2> measure(T p, T g, T v) const { return {p, direction(g, next(g, v))}; }
 
   void operator()(T& p, T g, T& v) const {
     v = next(g, v);
@@ -58,7 +58,7 @@ struct AdafactorVector {
   }
 
  private:
-  T next(T g, T v) const { return decay * v + gain * (g * g); }
+  T next(T g, T v) const { return term(decay, v) + term(gain, g * g); }
   T direction(T g, T v) const { return g / maximum(sqrt(v), least); }
 };
 

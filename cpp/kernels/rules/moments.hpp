@@ -15,7 +15,7 @@ struct AdaBelief {
   void operator()(T& p, T g, T& m, T& s) const {
     m = beta1 * m + gain1 * g;
     const T surprise = g - m;
-    s = beta2 * s + gain2 * (surprise * surprise) + eps;
+    s = term(beta2, s) + gain2 * (surprise * surprise) + eps;
     p = p - step * m / (sqrt(s) * root + eps);
   }
 };
@@ -28,7 +28,7 @@ struct Yogi {
   void operator()(T& p, T g, T& m, T& v) const {
     const T square = g * g;
     m = beta1 * m + gain1 * g;
-    v = v - gain2 * sign(v - square) * square;
+    v = v == square ? v : v - gain2 * sign(v - square) * square;
     p = p - step * m / (sqrt(v) * root + eps);
   }
 };
@@ -41,7 +41,7 @@ struct AdEMAMix {
   void operator()(T& p, T g, T& m, T& m2, T& v) const {
     m = beta1 * m + gain1 * g;
     m2 = beta3 * m2 + gain3 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = p - (fast * m + slow * m2) / (sqrt(v) * root + eps);
   }
 };
@@ -53,9 +53,9 @@ struct ADOPT {
   COEFFICIENTS(beta1, gain1, beta2, gain2, eps, clip, lr);
 
   void operator()(T& p, T g, T& m, T& v) const {
-    m = beta1 * m + gain1 * clamp(g / maximum(sqrt(v), eps), clip);
-    v = beta2 * v + gain2 * (g * g);
-    p = p - lr * m;
+    m = term(beta1, m) + gain1 * clamp(g / maximum(sqrt(v), eps), clip);
+    v = term(beta2, v) + gain2 * (g * g);
+    p = p - term(lr, m);
   }
 };
 
@@ -65,11 +65,11 @@ struct Adan {
   COEFFICIENTS(begun, beta1, gain1, beta2, gain2, beta3, gain3, step, onward, root, eps, shrink);
 
   void operator()(T& p, T g, T& m, T& d, T& n, T& prev) const {
-    const T change = begun > 0 ? g - prev : T(0);
+    const T change = clamp(begun > 0 ? g - prev : T(0), largest<T>);
     const T ahead = g + beta2 * change;
     m = beta1 * m + gain1 * g;
     d = beta2 * d + gain2 * change;
-    n = beta3 * n + gain3 * (ahead * ahead);
+    n = term(beta3, n) + gain3 * (ahead * ahead);
     p = (p - (step * m + onward * d) / (sqrt(n) * root + eps)) * shrink;
     prev = g;
   }
@@ -81,7 +81,7 @@ struct LaProp {
   COEFFICIENTS(beta1, step, beta2, gain2, root, eps, correction);
 
   void operator()(T& p, T g, T& m, T& v) const {
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     m = beta1 * m + step * g / (sqrt(v) * root + eps);
     p = p - correction * m;
   }
@@ -95,8 +95,8 @@ struct QHAdam {
   void operator()(T& p, T g, T& m, T& v) const {
     const T square = g * g;
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * square;
-    p = p - (now1 * g + past1 * m) / (sqrt(now2 * square + past2 * v) + eps);
+    v = term(beta2, v) + gain2 * square;
+    p = p - (now1 * g + past1 * m) / (sqrt(term(now2, square) + term(past2, v)) + eps);
   }
 };
 

@@ -1,4 +1,6 @@
-// Steps whose size depends on norms over the tensor; `measure` gives each element's squares.
+// Steps whose size depends on norms over the tensor; `measure` gives the numbers whose squares they sum. A
+// ratio of norms that is too large or too small for one coefficient has a part in `unit`, a power of 2 that
+// is else 1.
 #pragma once
 
 #include "kernels/arithmetic.hpp"
@@ -10,12 +12,12 @@ namespace {
 /// LARS. You, Gitman & Ginsburg 2017, arXiv:1708.03888, Algorithm 1.
 template <class T>
 struct LARS {
-  COEFFICIENTS(momentum, decay, step);
+  COEFFICIENTS(momentum, decay, step, unit);
 
-  Terms<2> measure(T p, T g, T) const { return {square(p), square(g)}; }
+  Squares<2> measure(T p, T g, T) const { return {p, g}; }
 
   void operator()(T& p, T g, T& v) const {
-    v = momentum * v + step * (g + decay * p);
+    v = momentum * v + step * (unit * (g + decay * p));
     p = p - v;
   }
 };
@@ -23,16 +25,16 @@ struct LARS {
 /// LAMB. You et al. 2020, arXiv:1904.00962, Algorithm 2.
 template <class T>
 struct LAMB {
-  COEFFICIENTS(beta1, gain1, beta2, gain2, correction, root, eps, decay, step);
+  COEFFICIENTS(beta1, gain1, beta2, gain2, correction, root, eps, decay, step, unit);
 
-  Terms<2> measure(T p, T g, T m, T v) const {
-    return {square(p), square(direction(p, beta1 * m + gain1 * g, beta2 * v + gain2 * (g * g)))};
+  Squares<2> measure(T p, T g, T m, T v) const {
+    return {p, direction(p, beta1 * m + gain1 * g, term(beta2, v) + gain2 * (g * g))};
   }
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
-    p = p - step * direction(p, m, v);
+    v = term(beta2, v) + gain2 * (g * g);
+    p = p - step * (unit * direction(p, m, v));
   }
 
  private:
@@ -45,14 +47,14 @@ template <class T>
 struct StableAdamW {
   COEFFICIENTS(beta1, gain1, beta2, gain2, root, eps, keep, step);
 
-  Terms<1> measure(T, T g, T, T v) const {
-    v = beta2 * v + gain2 * (g * g);
-    return {square(g / maximum(sqrt(v) * root, eps))};
+  Squares<1> measure(T, T g, T, T v) const {
+    v = term(beta2, v) + gain2 * (g * g);
+    return {g / maximum(sqrt(v) * root, eps)};
   }
 
   void operator()(T& p, T g, T& m, T& v) const {
     m = beta1 * m + gain1 * g;
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     p = keep * p - step * m / (sqrt(v) * root + eps);
   }
 };
@@ -60,12 +62,12 @@ struct StableAdamW {
 /// NovoGrad: one second moment for the whole tensor. Ginsburg et al. 2019, arXiv:1905.11286, Algorithm 1.
 template <class T>
 struct NovoGrad {
-  COEFFICIENTS(beta1, decay, lr, gain);
+  COEFFICIENTS(beta1, decay, lr, gain, unit);
 
-  Terms<1> measure(T, T g, T) const { return {square(g)}; }
+  Squares<1> measure(T, T g, T) const { return {g}; }
 
   void operator()(T& p, T g, T& m) const {
-    m = beta1 * m + gain * g + decay * p;
+    m = beta1 * m + gain * (unit * g) + decay * p;
     p = p - lr * m;
   }
 };

@@ -26,7 +26,7 @@ struct ScheduleFreeAdamW {
   COEFFICIENTS(beta2, gain2, root, eps, decay, c, ahead, lr);
 
   void operator()(T& y, T g, T& z, T& v) const {
-    v = beta2 * v + gain2 * (g * g);
+    v = term(beta2, v) + gain2 * (g * g);
     const T direction = g / (sqrt(v) * root + eps) + decay * y;
     y = y + c * (z - y) - ahead * direction;
     z = z - lr * direction;

@@ -1,6 +1,7 @@
 // Gradient descent and momentum.
 #pragma once
 
+#include "kernels/arithmetic.hpp"
 #include "kernels/coefficients.hpp"
 
 namespace fusedstep::FUSEDSTEP_ISA {
@@ -55,8 +56,8 @@ struct SGDM {
   COEFFICIENTS(momentum, gain, lr);
 
   void operator()(T& p, T g, T& buf) const {
-    buf = momentum * buf + gain * g;
-    p = p - lr * buf;
+    buf = term(momentum, buf) + gain * g;
+    p = p - term(lr, buf);
   }
 };
 
@@ -66,8 +67,8 @@ struct SGDMNesterov {
   COEFFICIENTS(momentum, gain, lr);
 
   void operator()(T& p, T g, T& buf) const {
-    buf = momentum * buf + gain * g;
-    p = p - lr * (g + momentum * buf);
+    buf = term(momentum, buf) + gain * g;
+    p = p - term(lr, g + term(momentum, buf));
   }
 };
 

@@ -43,7 +43,7 @@ struct Rprop {
   COEFFICIENTS(lr, minus, plus, least, most);  // a step of 0 has not begun, and stands for lr
 
   void operator()(T& p, T g, T& prev, T& step) const {
-    const T agreement = g * prev;
+    const T agreement = sign(g) * sign(prev);
     const T factor = agreement > 0 ? plus : agreement < 0 ? minus : T(1);
     step = clamp((step == 0 ? lr : step) * factor, least, most);
     prev = agreement < 0 ? T(0) : g;

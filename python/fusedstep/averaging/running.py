@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,12 @@ from ..engine.engine import Engine
 from ..engine.optimizer import Optimizer
 from ..formula import average
 from ..formula.at import At
-from ..formula.hyperparameters import COUNT_OR_0, PORTION, Scheduled, checked_number
+from ..formula.hyperparameters import COUNT_OR_0, Portion, Scheduled, checked_number
 from ..formula.kernel import Kernel
 from ..improvement import Mode, checked_best, checked_figure, checked_mode, improves
 from ..stateful import Loading, Loads, same
 from ..weights import Weights, assign
 from .swap import Swappable
-
-Portion = Annotated[Scheduled, PORTION]
 
 
 class _Exponential(Optimizer):

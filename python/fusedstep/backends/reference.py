@@ -17,7 +17,7 @@ from ..formula.arithmetic import clamp
 from ..formula.average import average
 from ..formula.coefficients import NO_PROLOGUE, StepCoefficients
 from ..formula.kernel import Arithmetic, Array, Coefficients, Kernel, Sweep
-from .sums import block_sum, multiply, norm, square_sums
+from .sums import measured, multiply, norm, square_sums
 
 
 class NumpyTable:
@@ -65,8 +65,8 @@ class NumpyTable:
         with np.errstate(all="ignore"):
             p, g = _prepared(before, *_wide([self._of(self._p), self.gradients]))
             terms = measure(Coefficients(rule, p.dtype), p, g)
-            sums = [[block_sum(row) for row in term] for term in terms]
-        return range(len(self._rows)), np.array(sums).T
+            sums = [measured(type(terms)(of_row)) for of_row in zip(*terms, strict=True)]
+        return range(len(self._rows)), np.array(sums)
 
     def run(self, coefficients: StepCoefficients, changes: Changes) -> None:
         """Step the taken rows: add their new values to the changes."""
@@ -156,7 +156,7 @@ class NumpyPlan:
                 wide_p, wide_g = _prepared(before, wide_p, wide_g)
                 terms = passed.measure(Coefficients(rule, wide_p.dtype), wide_p, wide_g, *wide_state)
                 positions[group].append(i)
-                sums[group].append([block_sum(term) for term in terms])
+                sums[group].append(measured(terms))
         of_groups = [(found, np.array(values)) for found, values in zip(positions, sums, strict=True)]
         return [*of_groups, *(table.measure(c) for table, c in self._of_tables(coefficients))]
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..formula.arithmetic import square
-from ..formula.kernel import Array
+from ..formula.coefficients import UP
+from ..formula.kernel import Array, Squares
 
 BLOCK, LANES, LEAST = 4096, 32, 2.0**-900
 BLOCK_OF_ROWS = 64
@@ -43,11 +44,28 @@ def norm(runs: Sequence[Array]) -> tuple[float, bool]:
     """The 2-norm of all elements, and whether all are finite; summed in the order of cpp/step/reduce.hpp."""
     with np.errstate(all="ignore"):
         x = np.concatenate([np.empty(0), *(run.astype(np.float64) for run in runs)])
-        total, factor = block_sum(x * x), 1.0
-        if not LEAST <= total < math.inf:
-            factor = 2.0**600 if total < LEAST else 2.0**-600
-            total = block_sum((factor * x) * (factor * x))
+        total, factor = square_sum(x)
     return math.sqrt(total) / factor, math.isfinite(total)
+
+
+def measured(terms: Sequence[Array]) -> list[float]:
+    """The sums that a kernel measures, as `Measured` has them."""
+    if not isinstance(terms, Squares):
+        return [block_sum(term) for term in terms]
+    units: dict[float, list[float]] = {factor: [0.0] * len(terms) for factor in (1.0, UP, 1 / UP)}
+    for k, x in enumerate(terms):
+        total, factor = square_sum(x)
+        units[factor][k] = total
+    return [total for totals in units.values() for total in totals]
+
+
+def square_sum(x: Array) -> tuple[float, float]:
+    """The sum of squares of factor·x, and the factor: 1 unless squares of float64 leave its range."""
+    total, factor = block_sum(square(x)), 1.0
+    if x.dtype == np.float64 and not LEAST <= total < math.inf:
+        factor = UP if total < LEAST else 1 / UP
+        total = block_sum(square(factor * x))
+    return total, factor
 
 
 def block_sum(x: Array) -> float:

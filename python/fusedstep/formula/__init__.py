@@ -5,7 +5,7 @@ The files of `update_rules` build their rules from these names.
 
 from __future__ import annotations
 
-from .arithmetic import clamp, positive, square
+from .arithmetic import clamp, largest, power, square, term, variance
 from .at import At
 from .coefficients import Adapted, Measured
 from .cube_root import cube_root
@@ -18,10 +18,11 @@ from .hyperparameters import (
     Mixture,
     Nonnegative,
     Nonpositive,
+    Portion,
     Positive,
     Scheduled,
 )
-from .kernel import Arithmetic, Array, Coefficients, Kernel, kernel, sweep
+from .kernel import Arithmetic, Array, Coefficients, Kernel, Squares, kernel, sweep
 from .slots import Slot
 
 __all__ = [
@@ -40,13 +41,18 @@ __all__ = [
     "Mixture",
     "Nonnegative",
     "Nonpositive",
+    "Portion",
     "Positive",
     "Scheduled",
     "Slot",
+    "Squares",
     "clamp",
     "cube_root",
     "kernel",
-    "positive",
+    "largest",
+    "power",
     "square",
     "sweep",
+    "term",
+    "variance",
 ]

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .kernel import Array
+
+
+def power(x: float, exponent: float) -> float:
+    """X to a power: to a whole one by squaring, so that the bits are the same on every system."""
+    if exponent != exponent // 1:
+        return math.pow(x, exponent)
+    result, left = 1.0, abs(int(exponent))
+    while left:
+        if left & 1:
+            result *= x
+        x *= x
+        left >>= 1
+    return result if exponent >= 0 else 1 / result
 
 
 def clamp(x: Array, least: Any, most: Any) -> Array:
@@ -21,6 +35,21 @@ def square(x: Array) -> Array:
     return wide * wide
 
 
-def positive(x: Array) -> Array:
-    """x, or 0 where rounding made a variance negative."""
-    return np.where(x < 0, x.dtype.type(0), x)
+def largest(x: Array) -> Any:
+    """The largest finite number of the dtype of x."""
+    return np.finfo(x.dtype).max
+
+
+def variance(square: Array, mean: Array) -> Array:
+    """The variance of what has this mean and mean of squares.
+
+    0 where rounding would make it negative, infinite where the mean of squares is.
+    """
+    difference = square - mean * mean
+    rounded = np.where(difference < 0, square.dtype.type(0), difference)
+    return np.where(square > largest(square), square, rounded)
+
+
+def term(c: Any, x: Array) -> Array:
+    """c·x, a term that a coefficient of 0 removes, even where x is infinite."""
+    return np.where(c != 0, c * x, x.dtype.type(0))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
+
+import numpy as np
 
 from .kernel import Array
 
@@ -22,15 +24,42 @@ NO_PROLOGUE = {"scale": 1.0, "clip": math.inf, "keep": 1.0, "l2": 0.0, "l1": 0.0
 """The coefficients of a prologue that changes nothing."""
 
 
+UP = 2.0**600
+
+
 class Measured(NamedTuple):
     """The measurements that the tensors' own coefficients depend on: arrays with an item for each tensor."""
 
     sizes: Array
     """How many elements each tensor has."""
     sums: Sequence[Array]
-    """The terms that the rule measures, summed over each tensor."""
+    """The terms that the rule measures, summed over each tensor.
+
+    Of squares, which can leave the range of float64, three for each sum, so that those of parts of a tensor
+    can be added: first all sums as they are, then all times 2¹²⁰⁰, then all times 2⁻¹²⁰⁰. Two of three are 0.
+    """
     numbers: Mapping[str, Array]
     """The state that is one number for each tensor."""
+
+    @property
+    def squares(self) -> list[Array]:
+        """The sums of squares, as far as float64 has them."""
+        return [plain + small / UP / UP + large * UP * UP for plain, small, large in self._units()]
+
+    def norms(self, of: float | Array = 1.0) -> list[Array]:
+        """The roots of the sums of squares, each divided by `of` before: √sum, or a root mean square."""
+        return [
+            np.where(
+                large != 0,
+                np.sqrt((plain / UP / UP + large) / of) * UP,
+                np.where(plain != 0, np.sqrt((plain + small / UP / UP) / of), np.sqrt(small / of) / UP),
+            )
+            for plain, small, large in self._units()
+        ]
+
+    def _units(self) -> Iterator[tuple[Array, ...]]:
+        each = len(self.sums) // 3
+        return zip(self.sums[:each], self.sums[each : 2 * each], self.sums[2 * each :], strict=True)
 
 
 class Adapted(NamedTuple):

@@ -37,6 +37,7 @@ COUNT_OR_0 = Interval("0, 1, 2, …", lambda x: 0 <= x < 2**53 and x.is_integer(
 
 Nonnegative = Annotated[Scheduled, NONNEGATIVE]
 Decay = Annotated[Scheduled, Interval("[0, 1)", lambda x: 0 <= x < 1)]
+Portion = Annotated[Scheduled, PORTION]
 AtLeastOne = Annotated[Scheduled, Interval("[1, inf)", lambda x: 1 <= x < math.inf)]
 Finite = Annotated[Scheduled, REAL]
 Nonpositive = Annotated[Scheduled, Interval("(-inf, 0]", lambda x: -math.inf < x <= 0)]

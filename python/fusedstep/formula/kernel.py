@@ -19,6 +19,12 @@ Measure: TypeAlias = Callable[..., tuple[Array, ...]]
 """``measure(c, p, g, *operands)``: each element's terms in the sums that the update depends on."""
 
 
+class Squares(tuple[Array, ...]):
+    """What a `Measure` returns where the terms are squares: the numbers that are squared."""
+
+    __slots__ = ()
+
+
 class Arithmetic(NamedTuple):
     """The operations of a backend on whole matrices."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
+from ..formula.arithmetic import power
 from ..formula.hyperparameters import POSITIVE, REAL
 from .schedule import Count, Counts, Schedule, Size, Value
 
@@ -26,7 +27,7 @@ class Step(Schedule):
     factor: Value = 0.1
 
     def __call__(self, t: int) -> float:
-        return self.start * self.factor ** ((t - 1) // self.every)
+        return self.start * power(self.factor, (t - 1) // self.every)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class MultiStep(Schedule):
         check_rising(self, "after", self.after)
 
     def __call__(self, t: int) -> float:
-        return self.start * self.factor ** bisect_left(self.after, t)
+        return self.start * power(self.factor, bisect_left(self.after, t))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Polynomial(Schedule):
 
     def __call__(self, t: int) -> float:
         left = 1 - passed(t, 1, self.steps + 1)
-        return between(self.end, self.start, math.pow(left, self.power))
+        return between(self.end, self.start, power(left, self.power))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.sums import LEAST
+from ..formula.coefficients import UP
 from ..formula.kernel import Array
+
+FACTORS = (1.0, UP, 1 / UP)
 
 
 def is_distributed(tensor: Tensor) -> bool:
@@ -55,8 +59,11 @@ def global_norm(gradients: Sequence[Any], of_local_parts: float) -> float:
         total: Any = torch.nn.utils.get_total_norm(gradients)
         return float(total.full_tensor() if is_distributed(total) else total)
     mesh, placements = way
-    squares = torch.tensor(of_local_parts, dtype=torch.float64).square()
+    # As they are, and scaled so that very small or very large squares are numbers too.
+    squares = (of_local_parts * torch.tensor(FACTORS, dtype=torch.float64)).square()
     for dim, placement in enumerate(placements):
         if placement.is_shard():
             torch.distributed.all_reduce(squares, group=mesh.get_group(dim))
-    return math.sqrt(squares)
+    plain, up, down = zip(squares.tolist(), FACTORS, strict=True)
+    total, factor = plain if LEAST <= plain[0] < math.inf else up if plain[0] < LEAST else down
+    return math.sqrt(total) / factor

@@ -21,10 +21,12 @@ from ..formula import (
     Kernel,
     Measured,
     Nonnegative,
+    Portion,
     Slot,
     kernel,
-    positive,
     square,
+    term,
+    variance,
 )
 from .matrix import Adafactor
 
@@ -163,29 +165,29 @@ class RMSProp(Optimizer):
     @kernel("RMSProp")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         p[...] = p - c.step * g / (np.sqrt(s + c.inside) + c.outside)
 
     @kernel("RMSPropCentered")
     @staticmethod
     def update_centered(c: Coefficients, p: Array, g: Array, s: Array, a: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         a[...] = c.rho * a + c.gain * g
-        p[...] = p - c.step * g / (np.sqrt(positive(s - a * a) + c.inside) + c.outside)
+        p[...] = p - c.step * g / (np.sqrt(variance(s, a) + c.inside) + c.outside)
 
     @kernel("RMSPropMomentum")
     @staticmethod
     def update_momentum(c: Coefficients, p: Array, g: Array, s: Array, b: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         b[...] = c.momentum * b + g / (np.sqrt(s + c.inside) + c.outside)
         p[...] = p - c.step * b
 
     @kernel("RMSPropCenteredMomentum")
     @staticmethod
     def update_centered_momentum(c: Coefficients, p: Array, g: Array, s: Array, a: Array, b: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + c.gain * (g * g)
         a[...] = c.rho * a + c.gain * g
-        b[...] = c.momentum * b + g / (np.sqrt(positive(s - a * a) + c.inside) + c.outside)
+        b[...] = c.momentum * b + g / (np.sqrt(variance(s, a) + c.inside) + c.outside)
         p[...] = p - c.step * b
 
     @classmethod
@@ -208,19 +210,19 @@ class Adadelta(Optimizer):
     The paper has no step size: lr = 1. State, 8 bytes: s and d, the means of g² and Δ². For training without
     choosing a step size.
 
-    lr: step size, default 1. rho: in [0, 1), default 0.9. eps: default 1e-6. Further options and errors: see
+    lr: step size, default 1. rho: in [0, 1], default 0.9. eps: default 1e-6. Further options and errors: see
     `Optimizer`.
     """
 
     lr: Nonnegative = 1.0
-    rho: Decay = 0.9
+    rho: Portion = 0.9
     eps: Nonnegative = 1e-6
     slots: ClassVar = {"s": Slot(squares=True), "d": Slot(squares=True)}
 
     @kernel("Adadelta")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array, d: Array) -> None:
-        s[...] = c.rho * s + c.gain * (g * g)
+        s[...] = term(c.rho, s) + term(c.gain, g * g)
         delta = np.sqrt(d + c.eps) / np.sqrt(s + c.eps) * g
         d[...] = c.rho * d + c.gain * (delta * delta)
         p[...] = p - c.lr * delta

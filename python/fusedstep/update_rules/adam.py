@@ -22,6 +22,8 @@ from ..formula import (
     Nonnegative,
     Slot,
     kernel,
+    power,
+    term,
 )
 from . import cautious
 
@@ -58,14 +60,14 @@ class Adam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
 
     @kernel("AMSGrad")
     @staticmethod
     def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         vmax[...] = np.maximum(vmax, v)
         p[...] = p - c.step * m / (np.sqrt(vmax) * c.root + c.eps)
 
@@ -80,7 +82,7 @@ class Adam(Optimizer):
         """The step size, and the factor of √v."""
         if not h.bias_correction:
             return h.lr, 1.0
-        step, root = h.lr / (1 - h.beta1**t), 1 / math.sqrt(1 - h.beta2**t)
+        step, root = h.lr / (1 - power(h.beta1, t)), 1 / math.sqrt(1 - power(h.beta2, t))
         return (step / root, 1.0) if h.eps_hat else (step, root)
 
     @classmethod
@@ -137,14 +139,14 @@ class NAdam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(v) * c.root + c.eps)
 
     @kernel("NAMSGrad")
     @staticmethod
     def update_amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         vmax[...] = np.maximum(vmax, v)
         p[...] = p - (c.ahead * g + c.step * m) / (np.sqrt(vmax) * c.root + c.eps)
 
@@ -162,7 +164,7 @@ class NAdam(Optimizer):
         return moments(h) | {
             "ahead": h.lr * (1 - mu) / (1 - h.mu_product),
             "step": h.lr * mu_next / (1 - h.mu_product * mu_next),
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
         }
 
@@ -209,7 +211,7 @@ class Adamax(Optimizer):
             "beta1": h.beta1,
             "gain1": 1 - h.beta1,
             "beta2": h.beta2,
-            "step": h.lr / (1 - h.beta1**t),
+            "step": h.lr / (1 - power(h.beta1, t)),
             "eps": h.eps,
         }
 
@@ -238,14 +240,14 @@ class RAdam(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - c.step * m / (np.sqrt(v) + c.eps if c.rectified else 1)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        correction1, correction2 = 1 - h.beta1**t, 1 - h.beta2**t
+        correction1, correction2 = 1 - power(h.beta1, t), 1 - power(h.beta2, t)
         limit = 2 / (1 - h.beta2) - 1
-        rho = limit - 2 * t * h.beta2**t / correction2
+        rho = limit - 2 * t * power(h.beta2, t) / correction2
         step = h.lr / correction1
         if rho > 5:
             step *= math.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho) * correction2)
@@ -291,7 +293,7 @@ class Eve(Adam):
 
 def _mu(h: At, t: int) -> float:
     """The momentum of NAdam at step t."""
-    return float(h.beta1 * (1 - 0.5 * 0.96 ** (t * h.momentum_decay)))
+    return float(h.beta1 * (1 - 0.5 * power(0.96, t * h.momentum_decay)))
 
 
 def moments(h: At) -> dict[str, float]:

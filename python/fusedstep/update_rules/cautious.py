@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..formula import Array, Coefficients, Measured, kernel
+from ..formula import Array, Coefficients, Measured, kernel, term
 
 LEAST = 1e-3
 """The least mean of the mask that is divided by, as in the authors' code."""
@@ -30,7 +30,7 @@ def _agreeing(c: Coefficients, p: Array, g: Array, m: Array, *others: Array) -> 
 def adam(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
     """Cautious Adam. Liang et al. 2024, arXiv:2411.16085, Algorithm 1."""
     m[...] = c.beta1 * m + c.gain1 * g
-    v[...] = c.beta2 * v + c.gain2 * (g * g)
+    v[...] = term(c.beta2, v) + c.gain2 * (g * g)
     p[...] = p - _agreement(m, g) * (c.step * m / (np.sqrt(v) * c.root + c.eps))
 
 
@@ -38,7 +38,7 @@ def adam(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
 def amsgrad(c: Coefficients, p: Array, g: Array, m: Array, v: Array, vmax: Array) -> None:
     """Cautious AMSGrad."""
     m[...] = c.beta1 * m + c.gain1 * g
-    v[...] = c.beta2 * v + c.gain2 * (g * g)
+    v[...] = term(c.beta2, v) + c.gain2 * (g * g)
     vmax[...] = np.maximum(vmax, v)
     p[...] = p - _agreement(m, g) * (c.step * m / (np.sqrt(vmax) * c.root + c.eps))
 

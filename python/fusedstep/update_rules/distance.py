@@ -22,6 +22,8 @@ from ..formula import (
     Scheduled,
     Slot,
     kernel,
+    power,
+    term,
 )
 
 __all__ = ["Prodigy"]
@@ -84,7 +86,7 @@ class Prodigy(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array, s: Array, p0: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + term(c.gain2, g * g)
         s[...] = c.beta3 * s + c.gain3 * g
         p[...] = c.keep * p - c.step * m / (np.sqrt(v) + c.eps)
 
@@ -92,7 +94,7 @@ class Prodigy(Optimizer):
     def rate(cls, h: At) -> float:
         """The step size, computed from lr and d."""
         t = h.taken + 1
-        correction = math.sqrt(1 - h.beta2**t) / (1 - h.beta1**t) if h.bias_correction else 1.0
+        correction = math.sqrt(1 - power(h.beta2, t)) / (1 - power(h.beta1, t)) if h.bias_correction else 1.0
         return float(h.lr * h.d * correction)
 
     @classmethod

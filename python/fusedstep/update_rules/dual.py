@@ -23,6 +23,8 @@ from ..formula import (
     clamp,
     cube_root,
     kernel,
+    largest,
+    term,
 )
 
 __all__ = ["MADGRAD", "Ftrl"]
@@ -61,8 +63,10 @@ class Ftrl(Optimizer):
         root = np.sqrt(n)
         n[...] = n + g * g
         grown = np.sqrt(n)
-        z[...] = z + g - (grown - root) * c.rate * p
-        p[...] = (clamp(z, -c.l1, c.l1) - z) / (grown * c.rate + c.ridge)
+        slope = grown * c.rate + c.ridge
+        moves = ~(slope > largest(slope))
+        z[...] = np.where(moves, z + g - (grown - root) * c.rate * p, z)
+        p[...] = np.where(moves, (clamp(z, -c.l1, c.l1) - z) / slope, p)
 
     @kernel("FtrlPower")
     @staticmethod
@@ -70,8 +74,10 @@ class Ftrl(Optimizer):
         before = _power(c, n)
         n[...] = n + g * g
         grown = _power(c, n)
-        z[...] = z + g - (grown - before) * c.rate * p
-        p[...] = (clamp(z, -c.l1, c.l1) - z) / (grown * c.rate + c.ridge)
+        slope = grown * c.rate + c.ridge
+        moves = ~(slope > largest(slope))
+        z[...] = np.where(moves, z + g - (grown - before) * c.rate * p, z)
+        p[...] = np.where(moves, (clamp(z, -c.l1, c.l1) - z) / slope, p)
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
@@ -107,7 +113,7 @@ class MADGRAD(Optimizer):
     @kernel("MADGRAD")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, s: Array, z: Array, x0: Array) -> None:
-        s[...] = s + c.weight * (g * g)
+        s[...] = s + term(c.weight, g * g)
         z[...] = z + c.weight * g
         p[...] = c.momentum * p + c.gain * (x0 - z / (cube_root(s) + c.eps))
 

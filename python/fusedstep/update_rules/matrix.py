@@ -17,7 +17,6 @@ from ..formula import (
     Arithmetic,
     Array,
     At,
-    AtLeastOne,
     Coefficients,
     Decay,
     Finite,
@@ -25,10 +24,14 @@ from ..formula import (
     Measured,
     Nonnegative,
     Nonpositive,
+    Positive,
     Slot,
+    Squares,
     kernel,
-    square,
+    largest,
+    power,
     sweep,
+    term,
 )
 from .adam import AdamW
 
@@ -41,14 +44,22 @@ def orthogonalize(arithmetic: Arithmetic, h: At, t: int, o: Array) -> dict[str, 
     length = 0.2 * math.sqrt(max(m, n)) if h.match_rms else math.sqrt(max(1, m / max(n, 1)))
     with np.errstate(all="ignore"):
         x = np.ascontiguousarray(o.T if m > n else o, computed_in(o.dtype))
-        rows, _ = arithmetic.square_sums(x)
-        norm = max(math.sqrt(reduce(add, rows.tolist(), 0.0)), h.ns_eps)
-        x = np.divide(x, norm).astype(x.dtype)
+        norm, factor = norm_of(arithmetic, x), 1.0
+        if not 2.0**-100 <= norm < 2.0**100:  # it may leave float32, and its square float64
+            factor = 2.0 ** math.copysign(600 if x.dtype == np.float64 else 64, 1 - norm)
+            norm = norm_of(arithmetic, x := factor * x)
+        x = np.divide(x, max(norm, factor * h.ns_eps)).astype(x.dtype)
         for _ in range(round(h.ns_steps)):
             gram = x @ x.T
             x = h.ns_a * x + (h.ns_b * gram + h.ns_c * (gram @ gram)) @ x
         o[...] = length * (x.T if m > n else x)
     return {}
+
+
+def norm_of(arithmetic: Arithmetic, x: Array) -> float:
+    """The root of the sum of squares of a matrix."""
+    rows, _ = arithmetic.square_sums(x)
+    return math.sqrt(reduce(add, rows.tolist(), 0.0))
 
 
 class Muon(AdamW):
@@ -121,7 +132,7 @@ def divide(
     x = np.ascontiguousarray(o, computed_in(o.dtype))
     rows, columns = arithmetic.square_sums(x)
     m, n = x.shape[-2:]
-    gain = t**h.beta2_decay
+    gain = power(t, h.beta2_decay)
     with np.errstate(all="ignore"):
         after = {
             "row_var": _mean(row_var, rows / max(n, 1), gain),
@@ -129,6 +140,7 @@ def divide(
         }
         of_rows, of_columns = (after[name].astype(np.float64) for name in ("row_var", "col_var"))
         total = np.add.accumulate(of_rows, axis=-2)[..., -1:, :] if of_rows.size else of_rows
+        total = np.minimum(total, largest(total))
         of_rows = of_rows / np.maximum(total / max(m, 1), h.eps1)
         arithmetic.multiply(x, 1 / np.sqrt(of_rows), 1 / np.sqrt(of_columns), np.divide(1, h.eps1))
     if x is not o:
@@ -149,15 +161,15 @@ class Adafactor(Optimizer):
 
     lr: the largest relative step, default 0.01. beta2_decay: at most 0, default -0.8. eps1: default
     1.1920928955078125e-07, the epsilon of float32 (torch: that of each dtype). eps2: the least RMS of p,
-    default 0.001. d: the largest RMS of u, default 1. weight_decay: default 0, applied as above. Further
-    options and errors: see `Optimizer`.
+    default 0.001. d: the largest RMS of u, more than 0, default 1. weight_decay: default 0, applied as above.
+    Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
     beta2_decay: Nonpositive = -0.8
     eps1: Nonnegative = 2.0**-23
     eps2: Nonnegative = 1e-3
-    d: AtLeastOne = 1.0
+    d: Positive = 1.0
     weight_decay: Nonnegative = 0.0
     slots: ClassVar = {"v": Slot(squares=True)}
     takes: ClassVar = ("weight_decay",)
@@ -168,8 +180,8 @@ class Adafactor(Optimizer):
         o[...] = c.scale * g
 
     @staticmethod
-    def squares(c: Coefficients, p: Array, g: Array, o: Array) -> tuple[Array, Array]:
-        return square(p), square(o)
+    def squares(c: Coefficients, p: Array, g: Array, o: Array) -> Squares:
+        return Squares((p, o))
 
     @kernel(
         "Adafactor",
@@ -188,13 +200,13 @@ class Adafactor(Optimizer):
         p[...] = c.keep * p - c.step * o
 
     @staticmethod
-    def squares_of_vectors(c: Coefficients, p: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        return square(p), square(g / np.maximum(np.sqrt(c.decay * v + c.gain * (g * g)), c.least))
+    def squares_of_vectors(c: Coefficients, p: Array, g: Array, v: Array) -> Squares:
+        return Squares((p, g / np.maximum(np.sqrt(term(c.decay, v) + term(c.gain, g * g)), c.least)))
 
     @kernel("AdafactorVector", measure=squares_of_vectors)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, v: Array) -> None:
-        v[...] = c.decay * v + c.gain * (g * g)
+        v[...] = term(c.decay, v) + term(c.gain, g * g)
         p[...] = c.keep * p - c.step * (g / np.maximum(np.sqrt(v), c.least))
 
     @classmethod
@@ -208,18 +220,19 @@ class Adafactor(Optimizer):
         keep = {"keep": 1 - h.lr * h.weight_decay}
         if h.kernel is cls.update_matrix:
             return keep
-        gain = t**h.beta2_decay
+        gain = power(t, h.beta2_decay)
         return {"decay": 1 - gain, "gain": gain, "least": h.eps1} | keep
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        of_p, of_u = (np.sqrt(squares / measured.sizes) for squares in measured.sums)
+        of_p, of_u = measured.norms(of=measured.sizes)
         rate = np.maximum(h.eps2, of_p) * min(h.lr, 1 / math.sqrt(t))
         return Adapted({"step": rate / np.maximum(1, of_u / h.d)})
 
 
 def _mean(before: Array, now: Array, gain: float) -> Array:
-    """The running mean after this step, in the dtype of the arithmetic."""
-    wide = before.astype(np.float64)
-    after: Array = (1 - gain) * wide + gain * now.reshape(wide.shape)
-    return after.astype(computed_in(before.dtype))
+    """The running mean after this step, in the dtype of the arithmetic, or its largest number for more."""
+    wide, dtype = before.astype(np.float64), computed_in(before.dtype)
+    mean = term(1 - gain, wide) + gain * now.reshape(wide.shape)
+    within: Array = np.minimum(mean, np.finfo(dtype).max).astype(dtype)
+    return within

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, clamp, kernel
+from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, kernel
+from ..formula.arithmetic import clamp, largest, power, term
 from .adam import moments
 
 __all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "QHAdam", "Yogi"]
@@ -36,7 +37,7 @@ class AdaBelief(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, s: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
         surprise = g - m
-        s[...] = c.beta2 * s + c.gain2 * (surprise * surprise) + c.eps
+        s[...] = term(c.beta2, s) + c.gain2 * (surprise * surprise) + c.eps
         p[...] = p - c.step * m / (np.sqrt(s) * c.root + c.eps)
 
     @classmethod
@@ -71,7 +72,7 @@ class Yogi(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         square = g * g
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = v - c.gain2 * np.sign(v - square) * square
+        v[...] = np.where(v == square, v, v - c.gain2 * np.sign(v - square) * square)
         p[...] = p - c.step * m / (np.sqrt(v) * c.root + c.eps)
 
     @classmethod
@@ -106,23 +107,19 @@ class AdEMAMix(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, m2: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
         m2[...] = c.beta3 * m2 + c.gain3 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = p - (c.fast * m + c.slow * m2) / (np.sqrt(v) * c.root + c.eps)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         done = t / h.warmup if t < h.warmup else 1.0
         beta3 = _slowing(h.beta1, h.beta3, done)
-        return {
-            "beta1": h.beta1,
-            "gain1": 1 - h.beta1,
+        return moments(h) | {
             "beta3": beta3,
             "gain3": 1 - beta3,
-            "beta2": h.beta2,
-            "gain2": 1 - h.beta2,
-            "fast": h.lr / (1 - h.beta1**t),
+            "fast": h.lr / (1 - power(h.beta1, t)),
             "slow": h.lr * h.alpha * done,
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
         }
 
@@ -149,16 +146,16 @@ class ADOPT(Optimizer):
     @kernel("ADOPT")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
-        m[...] = c.beta1 * m + c.gain1 * clamp(g / np.maximum(np.sqrt(v), c.eps), -c.clip, c.clip)
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
-        p[...] = p - c.lr * m
+        m[...] = term(c.beta1, m) + c.gain1 * clamp(g / np.maximum(np.sqrt(v), c.eps), -c.clip, c.clip)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
+        p[...] = p - term(c.lr, m)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         if t == 1:
             c = {"beta1": h.beta1, "gain1": 0.0, "beta2": 0.0, "gain2": 1.0}
             return c | {"eps": h.eps, "clip": 0.0, "lr": 0.0}
-        clip = (t - 1) ** 0.25 if h.clip else math.inf
+        clip = math.sqrt(math.sqrt(t - 1)) if h.clip else math.inf
         return moments(h) | {"eps": h.eps, "clip": clip, "lr": h.lr}
 
 
@@ -188,11 +185,11 @@ class Adan(Optimizer):
     @kernel("Adan")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, d: Array, n: Array, prev: Array) -> None:
-        change = np.where(c.begun > 0, g - prev, g.dtype.type(0))
+        change = clamp(np.where(c.begun > 0, g - prev, g.dtype.type(0)), -largest(g), largest(g))
         ahead = g + c.beta2 * change
         m[...] = c.beta1 * m + c.gain1 * g
         d[...] = c.beta2 * d + c.gain2 * change
-        n[...] = c.beta3 * n + c.gain3 * (ahead * ahead)
+        n[...] = term(c.beta3, n) + c.gain3 * (ahead * ahead)
         p[...] = (p - (c.step * m + c.onward * d) / (np.sqrt(n) * c.root + c.eps)) * c.shrink
         prev[...] = g
 
@@ -204,9 +201,9 @@ class Adan(Optimizer):
             | {
                 "beta3": h.beta3,
                 "gain3": 1 - h.beta3,
-                "step": h.lr / (1 - h.beta1**t),
-                "onward": h.lr * h.beta2 / (1 - h.beta2**t),
-                "root": 1 / math.sqrt(1 - h.beta3**t),
+                "step": h.lr / (1 - power(h.beta1, t)),
+                "onward": h.lr * h.beta2 / (1 - power(h.beta2, t)),
+                "root": 1 / math.sqrt(1 - power(h.beta3, t)),
                 "eps": h.eps,
                 "shrink": 1 / (1 + h.lr * h.weight_decay),
             }
@@ -233,7 +230,7 @@ class LaProp(Optimizer):
     @kernel("LaProp")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         m[...] = c.beta1 * m + c.step * g / (np.sqrt(v) * c.root + c.eps)
         p[...] = p - c.correction * m
 
@@ -244,9 +241,9 @@ class LaProp(Optimizer):
             "step": (1 - h.beta1) * h.lr,
             "beta2": h.beta2,
             "gain2": 1 - h.beta2,
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
-            "correction": 1 / (1 - h.beta1**t),
+            "correction": 1 / (1 - power(h.beta1, t)),
         }
 
 
@@ -274,22 +271,26 @@ class QHAdam(Optimizer):
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         square = g * g
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * square
-        p[...] = p - (c.now1 * g + c.past1 * m) / (np.sqrt(c.now2 * square + c.past2 * v) + c.eps)
+        v[...] = term(c.beta2, v) + c.gain2 * square
+        p[...] = p - (c.now1 * g + c.past1 * m) / (np.sqrt(term(c.now2, square) + term(c.past2, v)) + c.eps)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return moments(h) | {
             "now1": h.lr * (1 - h.nu1),
-            "past1": h.lr * h.nu1 / (1 - h.beta1**t),
+            "past1": h.lr * h.nu1 / (1 - power(h.beta1, t)),
             "now2": 1 - h.nu2,
-            "past2": h.nu2 / (1 - h.beta2**t),
+            "past2": h.nu2 / (1 - power(h.beta2, t)),
             "eps": h.eps,
         }
 
 
 def _corrected(h: At, t: int) -> dict[str, float]:
-    return {"step": h.lr / (1 - h.beta1**t), "root": 1 / math.sqrt(1 - h.beta2**t), "eps": h.eps}
+    return {
+        "step": h.lr / (1 - power(h.beta1, t)),
+        "root": 1 / math.sqrt(1 - power(h.beta2, t)),
+        "eps": h.eps,
+    }
 
 
 def _slowing(fast: float, slow: float, done: float) -> float:

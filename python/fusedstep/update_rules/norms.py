@@ -17,8 +17,10 @@ from ..formula import (
     Measured,
     Nonnegative,
     Slot,
+    Squares,
     kernel,
-    square,
+    power,
+    term,
 )
 from .adam import moments
 
@@ -47,13 +49,13 @@ class LARS(Optimizer):
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
-    def norms(c: Coefficients, p: Array, g: Array, v: Array) -> tuple[Array, Array]:
-        return square(p), square(g)
+    def norms(c: Coefficients, p: Array, g: Array, v: Array) -> Squares:
+        return Squares((p, g))
 
     @kernel("LARS", measure=norms)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, v: Array) -> None:
-        v[...] = c.momentum * v + c.step * (g + c.decay * p)
+        v[...] = c.momentum * v + c.step * (c.unit * (g + c.decay * p))
         p[...] = p - v
 
     @classmethod
@@ -62,9 +64,9 @@ class LARS(Optimizer):
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        p, g = map(np.sqrt, measured.sums)
-        trust = h.trust_coefficient * p / (g + h.weight_decay * p + h.eps)
-        return Adapted({"step": h.lr * np.where((p == 0) | (g == 0), 1.0, trust)})
+        p, g = measured.norms()
+        trust, unit = ratio(h.trust_coefficient * p, g + h.weight_decay * p + h.eps, (p == 0) | (g == 0))
+        return Adapted({"step": h.lr * trust, "unit": unit})
 
 
 class LAMB(Optimizer):
@@ -92,30 +94,31 @@ class LAMB(Optimizer):
         return direction
 
     @staticmethod
-    def norms(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> tuple[Array, Array]:
-        m, v = c.beta1 * m + c.gain1 * g, c.beta2 * v + c.gain2 * (g * g)
-        return square(p), square(LAMB.direction(c, p, m, v))
+    def norms(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> Squares:
+        m, v = c.beta1 * m + c.gain1 * g, term(c.beta2, v) + c.gain2 * (g * g)
+        return Squares((p, LAMB.direction(c, p, m, v)))
 
     @kernel("LAMB", measure=norms)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
-        p[...] = p - c.step * LAMB.direction(c, p, m, v)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
+        p[...] = p - c.step * (c.unit * LAMB.direction(c, p, m, v))
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         return moments(h) | {
-            "correction": 1 / (1 - h.beta1**t),
-            "root": 1 / math.sqrt(1 - h.beta2**t),
+            "correction": 1 / (1 - power(h.beta1, t)),
+            "root": 1 / math.sqrt(1 - power(h.beta2, t)),
             "eps": h.eps,
             "decay": h.weight_decay,
         }
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        p, u = map(np.sqrt, measured.sums)
-        return Adapted({"step": h.lr * np.where((p == 0) | (u == 0), 1.0, p / u)})
+        p, u = measured.norms()
+        trust, unit = ratio(p, u, (p == 0) | (u == 0))
+        return Adapted({"step": h.lr * trust, "unit": unit})
 
 
 class StableAdamW(Optimizer):
@@ -139,34 +142,34 @@ class StableAdamW(Optimizer):
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
-    def surprise(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> tuple[Array]:
-        v = c.beta2 * v + c.gain2 * (g * g)
-        return (square(g / np.maximum(np.sqrt(v) * c.root, c.eps)),)
+    def surprise(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> Squares:
+        v = term(c.beta2, v) + c.gain2 * (g * g)
+        return Squares((g / np.maximum(np.sqrt(v) * c.root, c.eps),))
 
     @kernel("StableAdamW", measure=surprise)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array, v: Array) -> None:
         m[...] = c.beta1 * m + c.gain1 * g
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         p[...] = c.keep * p - c.step * m / (np.sqrt(v) * c.root + c.eps)
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        return moments(h) | {"root": 1 / math.sqrt(1 - h.beta2**t), "eps": h.eps}
+        return moments(h) | {"root": 1 / math.sqrt(1 - power(h.beta2, t)), "eps": h.eps}
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        (squares,) = measured.sums
-        rate = h.lr / np.maximum(1, np.sqrt(squares / measured.sizes))
-        return Adapted({"keep": 1 - rate * h.weight_decay, "step": rate / (1 - h.beta1**t)})
+        (surprise,) = measured.norms(of=measured.sizes)
+        rate = h.lr / np.maximum(1, surprise)
+        return Adapted({"keep": 1 - rate * h.weight_decay, "step": rate / (1 - power(h.beta1, t))})
 
 
 class NovoGrad(Optimizer):
     """NovoGrad. Ginsburg et al. 2019, arXiv:1905.11286, Algorithm 1.
 
     ``v ← beta2·v + (1 - beta2)·|g|²`` (at first ``|g|²``), one number per tensor; ``m ← beta1·m + g / (√v +
-    eps) + weight_decay·p;  p ← p - lr·m``. State, 4 bytes: m; also v. For speech and vision with half of
-    Adam's memory.
+    eps) + weight_decay·p;  p ← p - lr·m``. Where float64 is too small for v, v is 0 and begins anew. State, 4
+    bytes: m; also v. For speech and vision with half of Adam's memory.
 
     lr: step size, default 0.001. beta1, beta2: in [0, 1), default 0.95 and 0.98. eps: default 1e-8.
     weight_decay: default 0, applied as above. Further options and errors: see `Optimizer`.
@@ -181,13 +184,13 @@ class NovoGrad(Optimizer):
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
-    def norm(c: Coefficients, p: Array, g: Array, m: Array) -> tuple[Array]:
-        return (square(g),)
+    def norm(c: Coefficients, p: Array, g: Array, m: Array) -> Squares:
+        return Squares((g,))
 
     @kernel("NovoGrad", measure=norm)
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, m: Array) -> None:
-        m[...] = c.beta1 * m + c.gain * g + c.decay * p
+        m[...] = c.beta1 * m + c.gain * (c.unit * g) + c.decay * p
         p[...] = p - c.lr * m
 
     @classmethod
@@ -196,6 +199,19 @@ class NovoGrad(Optimizer):
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:
-        (squares,), before = measured.sums, measured.numbers["v"]
-        v = np.where(before == 0, squares, h.beta2 * before + (1 - h.beta2) * squares)
-        return Adapted({"gain": 1 / (np.sqrt(v) + h.eps)}, numbers={"v": v})
+        (norm,), (squares,), before = measured.norms(), measured.squares, measured.numbers["v"]
+        mean = h.beta2 * before + (1 - h.beta2) * squares
+        begins = (before == 0) | np.isinf(mean)
+        gain, unit = ratio(1.0, np.where(begins, norm, np.sqrt(mean)) + h.eps)
+        v = np.where(begins, squares, mean)
+        return Adapted({"gain": gain, "unit": unit}, numbers={"v": np.where(np.isinf(v), 0.0, v)})
+
+
+def ratio(above: float | Array, below: Array, one: bool | Array = False) -> tuple[Array, Array]:
+    """above/below in two factors, of which the second is a power of 2; or 1 where `one` holds.
+
+    The second is 1 unless the ratio is too large or too small for a coefficient in float32.
+    """
+    exponent = np.frexp(above)[1] - np.frexp(below)[1]
+    unit = np.ldexp(1.0, np.where(one | (np.abs(exponent) < 64), 0, exponent // 2))
+    return np.where(one, 1.0, above / (unit * below)), unit

@@ -11,7 +11,7 @@ from .._core import Changes
 from ..arrays.memory import check_writeable, set_in
 from ..arrays.storage import arithmetic
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel
+from ..formula import Array, At, Coefficients, Decay, Mixture, Nonnegative, Slot, kernel, power, term
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -134,14 +134,14 @@ class ScheduleFreeAdamW(ScheduleFree):
     @kernel("ScheduleFreeAdamW")
     @staticmethod
     def update(c: Coefficients, y: Array, g: Array, z: Array, v: Array) -> None:
-        v[...] = c.beta2 * v + c.gain2 * (g * g)
+        v[...] = term(c.beta2, v) + c.gain2 * (g * g)
         direction = g / (np.sqrt(v) * c.root + c.eps) + c.decay * y
         y[...] = y + c.c * (z - y) - c.ahead * direction
         z[...] = z - c.lr * direction
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
-        root = 1 / math.sqrt(1 - h.beta2**t)
+        root = 1 / math.sqrt(1 - power(h.beta2, t))
         return {"beta2": h.beta2, "gain2": 1 - h.beta2, "root": root, "eps": h.eps} | cls.averaging(h, t)
 
 
@@ -163,4 +163,4 @@ def _warmed_up(h: At, t: int) -> float:
 
 
 def _weight(h: At, t: int, lr_max: float) -> float:
-    return float(t**h.r * lr_max**h.weight_lr_power)
+    return float(power(t, h.r) * power(lr_max, h.weight_lr_power))

@@ -8,7 +8,20 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Finite, Kernel, Nonnegative, Slot, kernel
+from ..formula import (
+    Array,
+    At,
+    Coefficients,
+    Decay,
+    Finite,
+    Kernel,
+    Nonnegative,
+    Portion,
+    Slot,
+    kernel,
+    power,
+    term,
+)
 
 __all__ = ["ASGD", "SGD", "SGDM", "EMAMomentum", "Momentum", "Nesterov"]
 
@@ -130,27 +143,27 @@ class SGDM(Optimizer):
     for a changing lr: the buffer does not contain lr.
 
     lr: step size, default 0.01. momentum: in [0, 1), default 0.9; 0 means `SGD`, and this choice is fixed.
-    dampening: in [0, 1), default 0. nesterov: default False, fixed. Further options and errors: see
+    dampening: in [0, 1], default 0. nesterov: default False, fixed. Further options and errors: see
     `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
-    dampening: Decay = 0.0
+    dampening: Portion = 0.0
     nesterov: bool = False
     slots: ClassVar = {"buf": Slot()}
 
     @kernel("SGDM")
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
-        buf[...] = c.momentum * buf + c.gain * g
-        p[...] = p - c.lr * buf
+        buf[...] = term(c.momentum, buf) + c.gain * g
+        p[...] = p - term(c.lr, buf)
 
     @kernel("SGDMNesterov")
     @staticmethod
     def update_nesterov(c: Coefficients, p: Array, g: Array, buf: Array) -> None:
-        buf[...] = c.momentum * buf + c.gain * g
-        p[...] = p - c.lr * (g + c.momentum * buf)
+        buf[...] = term(c.momentum, buf) + c.gain * g
+        p[...] = p - term(c.lr, g + term(c.momentum, buf))
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:
@@ -191,7 +204,7 @@ class ASGD(Optimizer):
 
     @classmethod
     def advance(cls, h: At, t: int, loss: float | None) -> dict[str, float]:
-        return {"eta": h.lr / (1 + h.lambd * h.lr * t) ** h.alpha, "mu": 1 / max(1, t - h.t0)}
+        return {"eta": h.lr / power(1 + h.lambd * h.lr * t, h.alpha), "mu": 1 / max(1, t - h.t0)}
 
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:

@@ -151,7 +151,7 @@ class Rprop(Optimizer):
     @staticmethod
     def update(c: Coefficients, p: Array, g: Array, prev: Array, step: Array) -> None:
         zero, one = g.dtype.type(0), g.dtype.type(1)
-        agreement = g * prev
+        agreement = np.sign(g) * np.sign(prev)
         factor = np.where(agreement > 0, c.plus, np.where(agreement < 0, c.minus, one))
         step[...] = clamp(np.where(step == 0, c.lr, step) * factor, c.least, c.most)
         prev[...] = np.where(agreement < 0, zero, g)
