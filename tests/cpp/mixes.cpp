@@ -1,5 +1,6 @@
 // Tests that a step is the same in every mix of formats, of any length and anywhere in memory.
 #include <cstddef>
+#include <utility>
 
 #include "support.hpp"
 
@@ -62,9 +63,8 @@ void mixes() {
     for (const Format g : narrow)
       for (const Format v : narrow) mixes.push_back({p, g, v, v});
   for (const Mix& mix : mixes)
-    for (const std::size_t n : {1, 31, 255, 257, 4097, 12289})
-      for (const std::size_t offset : {0, 1, 3})
-        for (const bool coupled : {false, true}) a_mix_is_exact(mix, n, offset, coupled);
+    for (const auto& [n, offset] : {std::pair<std::size_t, std::size_t>{1, 3}, {31, 1}, {257, 0}, {12289, 3}})
+      for (const bool coupled : {false, true}) a_mix_is_exact(mix, n, offset, coupled);
 }
 
 }  // namespace fusedstep::testing

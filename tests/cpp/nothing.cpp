@@ -17,7 +17,7 @@ void tensors_without_elements() {
   const std::size_t lars = kernel_named("LARS"), average = kernel_named("Average");
   const Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 0}, {"step", 1}});
   for (const Format format : all_formats)
-    for (const std::size_t count : {0, 1, 9}) {
+    for (const std::size_t count : {0U, 1U, 9U}) {
       Tensor tensor;
       tensor.p = tensor.g = tensor.state[0] = {format, nullptr};
       tensor.stepped = true;

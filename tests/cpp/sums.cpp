@@ -61,7 +61,7 @@ void sums_over_tensors() {
     std::vector<Kept> kept;
     std::vector<Tensor> tensors;
     std::vector<double> expected;
-    for (const std::size_t n : {9001, 0, 3, 5}) {
+    for (const std::size_t n : {9001U, 0U, 3U, 5U}) {
       Tensor tensor;
       tensor.size = n;
       tensor.stepped = n != 3;
