@@ -15,7 +15,7 @@ const std::vector<Format> all_formats = {format_f32, format_f64, format_bf16, fo
 
 void tensors_without_elements() {
   const std::size_t lars = kernel_named("LARS"), average = kernel_named("Average");
-  const Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 0}, {"step", 1}});
+  const Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 0}, {"step", 1}, {"unit", 1}});
   for (const Format format : all_formats)
     for (const std::size_t count : {0U, 1U, 9U}) {
       Tensor tensor;

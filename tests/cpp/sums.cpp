@@ -56,7 +56,7 @@ void norms_count_through_all_arrays() {
 /// those tensors only that have a gradient.
 void sums_over_tensors() {
   const std::size_t lars = kernel_named("LARS");
-  const Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 0}, {"step", 1}});
+  const Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 0}, {"step", 1}, {"unit", 1}});
   for (const Format format : {format_f32, format_f64, format_bf16, format_f16}) {
     std::vector<Kept> kept;
     std::vector<Tensor> tensors;

@@ -29,10 +29,10 @@ def check_array(label: str, array: Any) -> Array:
     return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
-def check_parameter(name: Hashable, p: Any) -> Array:
-    """Return `p` as a plain array; raise TypeError or ValueError unless it can be updated in place."""
+def check_parameter(name: Hashable, parameter: Any) -> Array:
+    """Return a parameter as a plain array; raise TypeError or ValueError unless it can be updated in place."""
     label = f"parameter {name!r}"
-    p = check_array(label, p)
+    p = check_array(label, parameter)
     check_format(label, p)
     check_writeable(name, p)
     if not p.flags.aligned:

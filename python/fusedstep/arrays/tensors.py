@@ -77,11 +77,11 @@ class Tensors:
         """
         for i in self._of_subclasses:
             self._plain[i].flags.writeable = np.ndarray.view(self._given[i], np.ndarray).flags.writeable
-        i = self._layouts.changed()
-        if i is None:
+        changed = self._layouts.changed()
+        if changed is None:
             return
-        p, dtype = self._given[i], self._dtypes[i]
-        was = f"since the optimizer was made from it, parameter {self.names[i]!r} has"
+        p, dtype = self._given[changed], self._dtypes[changed]
+        was = f"since the optimizer was made from it, parameter {self.names[changed]!r} has"
         if p.dtype != dtype:
             raise TypeError(f"{was} changed its dtype from {dtype} to {p.dtype}: make a new optimizer")
         raise ValueError(f"{was} changed its shape, strides or memory: make a new optimizer")

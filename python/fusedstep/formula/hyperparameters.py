@@ -53,7 +53,7 @@ def checked_number(label: str, value: Any, interval: Interval) -> float:
     try:
         number = float(value)
     except OverflowError:
-        number = math.inf if value > 0 else -math.inf
+        number = -math.inf if value < 0 else math.inf
     if not interval.holds(number):
         raise ValueError(f"{label} must be in {interval.text}, got {number}")
     return number

@@ -155,7 +155,8 @@ def _between(p: Array, z: Array, weight: float) -> Array:
     dtype = arithmetic(p.dtype)
     with np.errstate(all="ignore"):
         point = p.astype(dtype)
-        return point + dtype.type(weight) * (z.astype(dtype) - point)
+        found: Array = point + dtype.type(weight) * (z.astype(dtype) - point)
+    return found
 
 
 def _warmed_up(h: At, t: int) -> float:
