@@ -25,7 +25,7 @@ int process() {
 }  // namespace
 
 void Busy::take(const void* holder) {
-  if (holder_ != nullptr && !abandoned())
+  if ((holder_ != nullptr && !abandoned()) || PyDict_GetItemString(state.ptr(), "swapped") == Py_True)
     throw std::runtime_error(
         "a step of this optimizer is running already, or the averages of its weights are swapped in");
   holder_ = holder;

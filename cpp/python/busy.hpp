@@ -14,11 +14,15 @@ namespace py = pybind11;
 /// destructor.
 class Busy {
  public:
-  /// Throws std::runtime_error while there is another holder.
+  /// Throws std::runtime_error while there is another holder, or `state` says that averages are swapped in.
   void take(const void* holder);
 
   /// Does nothing if another is the holder.
   void leave(const void* holder);
+
+  /// ``"swapped"``: whether averages are in the place of the optimizer's weights. A dictionary, so that it
+  /// can change together with the weights.
+  py::dict state;
 
  private:
   /// Whether the holder was left behind by a fork, which copies no other thread than its own.

@@ -111,17 +111,14 @@ PYBIND11_MODULE(_core, m) {
         "Multiply each element of matrices by its row's factor times its column's, by at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"),
         "Multiply all elements of arrays by `factor`.");
-  py::class_<Hold>(m, "Hold", "Holds a lock while it exists.");
   py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
                                           "The lock of an optimizer, which has one user at a time.")
       .def(py::init<>())
+      .def_readonly("state", &Busy::state, "Whether averages are \"swapped\" in; then nobody has the lock.")
       .def(
           "run", &run_alone, py::arg("function"),
           "Call function(*args) with the lock, in the standard floating-point mode; raise RuntimeError while "
-          "the lock is held.")
-      .def(
-          "hold", [](std::shared_ptr<Busy> busy) { return std::make_unique<Hold>(std::move(busy)); },
-          "Hold the lock as long as the result exists; raise RuntimeError while it is held.");
+          "another has the lock.");
   py::class_<Changes>(m, "Changes", "Changes of dictionaries and arrays that are written all together.")
       .def(py::init<>())
       .def("update", &Changes::update, py::arg("target").none(false), py::arg("values").none(false),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-from ._core import Changes, Hold
+from ._core import Changes
 from .closed import Closed
 
 
@@ -26,8 +26,6 @@ class Loading:
 
     def __init__(self) -> None:
         self.changes = Changes()
-        self.holds: list[Hold] = []
-        """Locks that are held until the load is over."""
         self.others: list[tuple[str, Stateful, Any]] = []
         """Objects from elsewhere, each after its name in error messages, and the state to restore."""
 

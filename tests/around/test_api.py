@@ -36,18 +36,18 @@ def stepped(rule: str, p: Array, g: Array, **options: Any) -> Array:
 
 
 def test_an_optimizer_whose_user_is_gone_is_free() -> None:
-    """Whatever ends a call or a hold frees the lock; who was refused frees nothing."""
+    """Whatever ends a call frees the lock; who was refused frees nothing."""
     lock = Busy()
-    hold = lock.hold()
-    for refused in (lock.hold, lambda: lock.run(int)):
-        with pytest.raises(RuntimeError, match="running already"):
-            refused()
-    del hold
     assert lock.run(max, 1, 2) == 2
     with pytest.raises(ZeroDivisionError):
         lock.run(divmod, 1, 0)
     with pytest.raises(RuntimeError, match="running already"):
         lock.run(lambda: lock.run(int))
+    assert lock.run(int) == 0
+    lock.state["swapped"] = True
+    with pytest.raises(RuntimeError, match="swapped in"):
+        lock.run(int)
+    lock.state["swapped"] = False
     assert lock.run(int) == 0
 
 

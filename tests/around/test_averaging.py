@@ -681,13 +681,15 @@ def test_a_paused_optimizer_is_not_swapped() -> None:
     optimizer = fs.SGD([p], lr=0.5, ema=0.5)
     optimizer.step([np.ones(2)])
     average = FusedEMA(optimizer)
-    hold = optimizer.busy.hold()
-    with pytest.raises(RuntimeError):
-        average.swap_in()
-    assert p.tolist() == [0.5, 0.5]
-    with pytest.raises(RuntimeError):  # still paused
-        optimizer.step([np.ones(2)])
-    del hold
+
+    def busy() -> None:
+        with pytest.raises(RuntimeError):
+            average.swap_in()
+        assert p.tolist() == [0.5, 0.5]
+        with pytest.raises(RuntimeError):  # still paused
+            optimizer.step([np.ones(2)])
+
+    optimizer.busy.run(busy)
     with average.swapped():
         assert p.tolist() == [0.75, 0.75]
 
@@ -1008,9 +1010,9 @@ def test_an_interrupt_while_swapping_in_leaves_all_as_it_was(
     before = bits(params)
     real = vars(swap)["assign"]
 
-    def interrupted(targets: Mapping[Any, Array], values: Mapping[Any, Array]) -> None:
+    def interrupted(changes: Any, targets: Mapping[Any, Array], values: Mapping[Any, Array]) -> None:
         monkeypatch.setattr(swap, "assign", real)
-        real({"matrix": targets["matrix"]}, values)
+        real(changes, {"matrix": targets["matrix"]}, values)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(swap, "assign", interrupted)

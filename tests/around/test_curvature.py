@@ -398,15 +398,15 @@ def test_an_interrupt_while_parameters_are_put_back(monkeypatch: pytest.MonkeyPa
     weights = {"a": np.array([1.0]), "b": np.array([2.0])}
     calls = 0
 
-    def assign(targets: Any, values: Any) -> None:
-        nonlocal calls
-        calls += 1
-        targets["a"][...] = values["a"]
-        if calls == 2:
-            raise KeyboardInterrupt
-        targets["b"][...] = values["b"]
+    class Interrupted(parameters.Changes):  # type: ignore[name-defined, misc]
+        def write(self) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise KeyboardInterrupt
+            super().write()
 
-    monkeypatch.setattr(parameters, "assign", assign)
+    monkeypatch.setattr(parameters, "Changes", Interrupted)
     operator = curvature.hessian(lambda: dict(weights), weights)
     with pytest.raises(KeyboardInterrupt):
         operator @ np.ones(2)

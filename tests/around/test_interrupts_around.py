@@ -17,7 +17,7 @@ import fusedstep as fs
 from fusedstep import averaging, schedules
 from tests.helpers.engines import DTYPES, normal, with_gaps
 from tests.helpers.exactly import Array
-from tests.helpers.interrupts import Seen, Trial, at_every_event, flat, of_optimizer
+from tests.helpers.interrupts import FEWER, Seen, Trial, at_every_event, flat, of_optimizer
 
 Arrays = dict[str, Array]
 
@@ -179,7 +179,7 @@ def test_loading_an_average(kind: str) -> None:
         run = Averaged(kind)
         return Trial(lambda: run.average.load_state_dict(saved), run.see, lambda: run.tell(0.5))
 
-    at_every_event(make, stride=2)
+    at_every_event(make, stride=2 * FEWER)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -321,4 +321,4 @@ def test_loading_a_checkpoint(tmp_path: Path) -> None:
         parts = Parts(path)
         return Trial(parts.checkpoint.load, parts.see, parts.go_on)
 
-    at_every_event(make, stride=5)
+    at_every_event(make, stride=5 * FEWER)

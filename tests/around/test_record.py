@@ -252,7 +252,9 @@ def test_losses_are_what_a_step_takes(opened: Opened) -> None:
         else:
             done.append(loss)
             assert optimizer.t == t + 1
-            assert record.rows()[-1]["loss"] == (None if loss is None else float(loss))
+            assert record.rows()[-1]["loss"] == (
+                None if loss is None or not math.isfinite(loss) else float(loss)
+            )
     assert done[:2] == [0.5, 3]
     assert None in done
 

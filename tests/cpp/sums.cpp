@@ -73,6 +73,7 @@ void sums_over_tensors() {
         kept.emplace_back(format, x, 1);
         *array = kept.back().array();
       }
+      if (tensor.stepped) expected.resize(expected.size() + 4);  // no sum is out of range
       tensors.push_back(tensor);
     }
     const Plan plan({{lars}}, kernel_named("Average"), tensors);

@@ -25,6 +25,7 @@ OUTSIDE: dict[str, list[float]] = {
     "[0, 1)": [-1, -5e-324, 1, 1.5, math.inf],
     "(-inf, 0]": [1, 5e-324],
     "(0, 1)": [-1, 0, 1, 1.5],
+    "[0, 1]": [-1, -5e-324, 1 + 2**-52, 1.5, math.inf],
     "(0, inf)": [-1, 0, math.inf],
     "[1, inf)": [0, -1, 1 - 2**-53, math.inf],
     "[1, inf]": [0, -1, 1 - 2**-53],
@@ -44,10 +45,11 @@ def bad_value(rng: random.Random, field: Any) -> Any:
 def wrong_option(rng: random.Random, subject: Subject) -> Mistake:
     grads = good(rng, subject)
     numbers = [math.nan, -math.inf, -HUGE]
+    of_loss = [*numbers, math.inf, HUGE] if subject.opt.needs_loss else []  # others only look at its type
     name, bad = rng.choice(
         [
             ("scale", rng.choice([*NO_NUMBERS, None, *numbers, math.inf, HUGE])),
-            ("loss", rng.choice([*NO_NUMBERS, *numbers, math.inf, HUGE])),
+            ("loss", rng.choice([*NO_NUMBERS, *of_loss])),
             ("clip_norm", rng.choice([*NO_NUMBERS, *numbers, -1.0, -5e-324])),
             ("clip_value", rng.choice([*NO_NUMBERS, *numbers, -1.0, -5e-324])),
             ("skip_nonfinite", rng.choice(NO_BOOLS)),

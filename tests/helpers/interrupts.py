@@ -7,6 +7,7 @@ far. Its `finally` clauses and its context managers are such code too; the tests
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -130,6 +131,10 @@ class Expected:
         if all(differences(follows, each) for each in allowed):
             return f"goes on otherwise: {some(differences(follows, allowed[0]))}"
         return None
+
+
+FEWER = 1 if os.environ.get("FUSEDSTEP_EVERY_EVENT") else 6
+"""Suites that take minutes try one event in so many, unless the environment asks for every one."""
 
 
 def at_every_event(

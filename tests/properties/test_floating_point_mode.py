@@ -37,7 +37,7 @@ def rounding_upward() -> Iterator[None]:
 
 def trained(rule: str, backend: Any, mode: Callable[[], Any]) -> dict[str, Any]:
     """Some steps, with the mode around each of them."""
-    p = parameters(few_shapes_of(rule), "float64" if fs.rules[rule].refuses_16_bits else "of all types")
+    p = parameters(few_shapes_of(rule), "of all types")
     opt = grouped(rule, p, backend=backend, ema=0.5)
     for t in range(1, 4):
         grads = dict(enumerate(all_gradients(rule, t, p)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.interrupts import Seen, Trial, at_every_event, printed
+from tests.helpers.interrupts import FEWER, Seen, Trial, at_every_event, printed
 from tests.helpers.torch_rules import (
     BFLOAT16,
     CLASSES,
@@ -117,6 +117,7 @@ def see(optimizer: Optimizer, tensors: list[Tensor]) -> Seen:
 
 def pace(name: str, stride: int) -> dict[str, Any]:
     """Some of the events: from one that differs from class to class, every so many."""
+    stride *= FEWER
     return {"first": 1 + NUMBER[name] % stride, "stride": stride}
 
 

@@ -24,13 +24,14 @@ def check_array(label: str, array: Any) -> Array:
 
     A subclass may have attributes of its own making; those of the plain array are true.
     """
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{label} must be a NumPy array, not {type(array).__name__}")
-    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
+    kind = type(array)  # what an object says of its class may be false
+    if not issubclass(kind, np.ndarray) or issubclass(kind, np.ma.MaskedArray):
+        raise TypeError(f"{label} must be a NumPy array, not {kind.__name__}")
+    return array if kind is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
 def check_parameter(name: Hashable, parameter: Any) -> Array:
-    """Return a parameter as a plain array; raise TypeError or ValueError unless it can be updated in place."""
+    """Return a parameter as a plain array; raise an error unless it can be updated in place."""
     label = f"parameter {name!r}"
     p = check_array(label, parameter)
     check_format(label, p)
@@ -154,6 +155,13 @@ def rounded(values: Any, dtype: DType) -> Array:
 def set_in(changes: Changes, array: Array, values: Any) -> None:
     """Add to the changes that the array has these values, of any dtype and of a shape that broadcasts."""
     changes.copy(array, np.broadcast_to(rounded(values, array.dtype), array.shape))
+
+
+def set_to_zero(changes: Changes, arrays: Iterable[Array | None]) -> None:
+    """Add to the changes that arrays become 0, those that are not None."""
+    for array in arrays:
+        if array is not None:
+            set_in(changes, array, 0)
 
 
 def matches(p: Array, g: Array) -> bool:

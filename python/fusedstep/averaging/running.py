@@ -155,14 +155,19 @@ class CheckpointMean(Mean):
     """
 
     mode: Mode
-    best: float | None
 
     def __init__(
         self, params: Params | Engine, *, mode: Mode = "min", dtype: npt.DTypeLike | None = None
     ) -> None:
         super().__init__(params, dtype=dtype)
         self.mode = checked_mode(mode)
-        self.best = None
+        self._bests: tuple[tuple[int, float | None], ...] = ((0, None),)
+        """The best figures, each after the number of updates from which on it counts."""
+
+    @property
+    def best(self) -> float | None:
+        """The best figure; None before the first."""
+        return next(best for updates, best in reversed(self._bests) if updates <= self.updates)
 
     def observe(self, figure: float) -> bool:
         """Take the figure of the present weights; return whether they were included in the mean."""
@@ -170,8 +175,9 @@ class CheckpointMean(Mean):
         figure = checked_figure(figure)
         if not improves(figure, self.best, 0.0, self.mode):
             return False
+        # It counts from the update on, so that both are done or neither is.
+        self._bests = ((0, self.best), (self.updates + 1, figure))
         self.update()
-        self.best = figure
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,5 +186,5 @@ class CheckpointMean(Mean):
 
     def collect_load(self, state_dict: Any, loading: Loading) -> None:
         same("average", state_dict, ("updates", "averages", "best"))
-        loading.changes.update(vars(self), {"best": checked_best(state_dict["best"])})
+        loading.changes.update(vars(self), {"_bests": ((0, checked_best(state_dict["best"])),)})
         super().collect_load({key: value for key, value in state_dict.items() if key != "best"}, loading)

@@ -14,14 +14,6 @@ from ..formula.slots import AVERAGE
 from ..weights import Named, assign
 
 
-class Kept:
-    """A copy of the weights while averages are in their place; it keeps the optimizer from stepping."""
-
-    def __init__(self, weights: Named, optimizer: Engine | None) -> None:
-        self.hold = optimizer and optimizer.busy.hold()
-        self.weights = {name: p.copy() for name, p in weights.items()}
-
-
 class Swappable(Closed):
     """Weights and averages of them: evaluate the averages inside ``with average.swapped(): …``.
 
@@ -37,14 +29,14 @@ class Swappable(Closed):
         self._weights = weights
         self._averages = averages
         self._optimizer = optimizer
-        self._kept: Kept | None = None
+        self._kept: Named | None = None
 
     def swap_in(self) -> None:
         """Put the averages in the weights' place.
 
         Raises RuntimeError if these or other averages are there already, ValueError for read-only weights.
         """
-        self._swap_in(self._kept_weights())
+        self._swap_in(self._copied())
 
     def swap_out(self) -> None:
         """Put the weights back. Raises RuntimeError if the averages are not swapped in."""
@@ -52,15 +44,12 @@ class Swappable(Closed):
         if kept is None:
             raise RuntimeError("the averages are not swapped in")
         self._check_writeable()
-        changes = Changes()
-        assign(changes, self._weights, kept.weights)
-        changes.update(vars(self), {"_kept": None})
-        changes.write()
+        self._swap(kept, None)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Return a context in which the weights hold the averages."""
-        kept = self._kept_weights()
+        kept = self._copied()
         try:
             self._swap_in(kept)
             yield
@@ -68,15 +57,25 @@ class Swappable(Closed):
             if self._kept is kept:
                 self.swap_out()
 
-    def _kept_weights(self) -> Kept:
+    def _copied(self) -> Named:
+        """A copy of the weights, to be kept while averages are in their place."""
         self._check_swapped_out()
         self._check_writeable()
-        return Kept(self._weights, self._optimizer)
+        return {name: p.copy() for name, p in self._weights.items()}
 
-    def _swap_in(self, kept: Kept) -> None:
+    def _swap_in(self, kept: Named) -> None:
+        if self._optimizer:  # which must not step meanwhile, nor have other averages swapped in
+            self._optimizer.busy.run(self._swap, self._averages, kept)
+        else:
+            self._swap(self._averages, kept)
+
+    def _swap(self, values: Named, kept: Named | None) -> None:
+        """Give the weights other values, and remember what is kept, all at once."""
         changes = Changes()
-        assign(changes, self._weights, self._averages)
+        assign(changes, self._weights, values)
         changes.update(vars(self), {"_kept": kept})
+        if self._optimizer:
+            changes.update(self._optimizer.busy.state, {"swapped": kept is not None})
         changes.write()
 
     def _check_writeable(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -94,10 +95,17 @@ class Checkpoint(Closed):
             return None
         state = _read(self.path)
         progress: dict[str, Any] = state.pop(PROGRESS)
+        load = partial(self._load, state)
+        for part in self._parts.values():
+            if isinstance(part, _Optimizer):
+                load = partial(part.optimizer.busy.run, load)
+        load()
+        return progress
+
+    def _load(self, state: dict[str, Any]) -> None:
         loading = Loading()
         collect(str(self.path), self._parts, state, loading)
         loading.write()
-        return progress
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -135,26 +143,27 @@ def _read(path: Path) -> dict[str, Any]:
 class _Optimizer(Loads):
     """An optimizer with its weights."""
 
+    optimizer: Engine
+
     def __init__(self, optimizer: Engine) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._weights = dict(zip(optimizer.structure.names, optimizer.structure.parameters, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        return self._optimizer.busy.run(self._state)
+        return self.optimizer.busy.run(self._state)
 
     def _state(self) -> dict[str, Any]:
         weights = {name: p.copy() for name, p in self._weights.items()}
-        return {"weights": weights, **self._optimizer.state_dict()}
+        return {"weights": weights, **self.optimizer.state_dict()}
 
     def collect_load(self, state_dict: Any, loading: Loading) -> None:
-        loading.holds.append(self._optimizer.busy.hold())
         mapping("optimizer", state_dict)
         state = dict(state_dict)
         weights = state.pop("weights", None)
         check_arrays("weights", weights, self._weights)
         for name, p in self._weights.items():
             check_writeable(name, p)
-        self._optimizer.collect_load(state, loading)
+        self.optimizer.collect_load(state, loading)
         assign(loading.changes, self._weights, weights)
 
 

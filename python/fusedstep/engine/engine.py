@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from inspect import Parameter, Signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy.typing as npt
 
 from .._core import Busy, Changes
-from ..arrays.memory import Array, set_in
+from ..arrays.memory import Array, set_to_zero
 from ..arrays.rows import Rows
 from ..arrays.storage import DType, checked_format
 from ..arrays.structure import Groups, Params
@@ -20,25 +20,13 @@ from ..formula.hyperparameters import ANY, REAL, checked_number
 from ..formula.rule import Rule
 from ..stateful import Loading, Loads
 from . import checkpoint
+from .declaring import dataclass_transform, positional
 from .group import Group
 from .options import StepOptions, StepResult, checked_options
 from .shares import shares_of
 from .slots import made
 from .step import Step
 from .tables import Tables, TableShare
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: object) -> Any:
-        """Do nothing: Python 3.10 has no typing.dataclass_transform, which only type checkers read."""
-        return lambda cls: cls
-
-
-def positional(*, kw_only: Literal[False] = False) -> Any:
-    """Mark the field that is given by position, for type checkers."""
-    return kw_only
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
@@ -51,10 +39,8 @@ class Engine(Rule, Loads):
     groups: tuple[Group, ...]
     state: Any
     """Views of the state arrays by slot, keyed like the parameters."""
-    counts: dict[str, int]
-    """The number of steps, ``"t"``."""
-    counts_of_rows: dict[Hashable, int]
-    """How often `step_rows` has stepped rows of parameters."""
+    counts: dict[str, int]  # of steps: "t"
+    counts_of_rows: dict[Hashable, int]  # of calls of step_rows, by parameter
     busy: Busy
     structure: Groups
     tensors: Tensors
@@ -112,11 +98,6 @@ class Engine(Rule, Loads):
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Make the state of a parameter, and the room that its steps need."""
         group, name = self._group_of[i], self.structure.names[i]
-        if self.refuses_16_bits and p.dtype.itemsize == 2:
-            raise TypeError(
-                f"parameter {name!r} has dtype {p.dtype}, in which the first steps of {type(self).__name__} "
-                "would be rounded away; keep it in float32"
-            )
         slots = self.slots_of(group.kernel_of(p), averaged=group.averaged)
         arrays = made(slots, group, name, p, dense_p, state_type)
         state = {slot: a for slot, a in arrays.items() if slots[slot].lives}
@@ -129,7 +110,7 @@ class Engine(Rule, Loads):
 
     @property
     def row_steps(self) -> dict[Hashable, int]:
-        """How often `step_rows` has stepped rows of each parameter, without those that it never stepped."""
+        """How often `step_rows` has stepped rows of each parameter that it has ever stepped."""
         return {name: count for name, count in self.counts_of_rows.items() if count}
 
     def set_in_all_groups(self, name: str, value: Any) -> None:
@@ -202,15 +183,14 @@ class Engine(Rule, Loads):
         return self.busy.run(self._step_rows, name, Rows(rows, grad_rows), options)
 
     def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
-        checked = checked_options(*options)
         try:
-            return self._stepped(grads, loss, checked)
+            return self._stepped(grads, loss, checked_options(*options))
         finally:
             self._plan.release()
 
     def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
-        # Schedules come first: they are code of the user, which might change the arrays.
         t = self.t + 1
+        # Schedules come first: they are code of the user, which might change the arrays.
         values = {group: group.at(t) for group in self.groups}
         self.tensors.check_unchanged()
         gradients = self.structure.gradients(grads)
@@ -220,9 +200,7 @@ class Engine(Rule, Loads):
         changes = Changes()
         if step.skipped:
             if options.zero_grad:
-                for g in (*gradients, *copied):
-                    if g is not None:
-                        set_in(changes, g, 0)
+                set_to_zero(changes, (*gradients, *copied))
                 changes.write()
             return StepResult(step.norm, step.skipped)
         if loss is not None:
@@ -234,17 +212,15 @@ class Engine(Rule, Loads):
         for p, stand_in in strided:
             stand_in[...] = p
             changes.copy(p, stand_in)
-        for g in copied:
-            set_in(changes, g, 0)
+        set_to_zero(changes, copied)
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         changes.update(self.counts, {"t": t})
         step.run(changes)
         return StepResult(step.norm, step.skipped)
 
     def _step_rows(self, name: Hashable, rows: Rows, options: tuple[Any, ...]) -> StepResult:
-        checked = checked_options(*options)
         try:
-            return self._stepped_rows(name, rows, checked)
+            return self._stepped_rows(name, rows, checked_options(*options))
         finally:
             self._plan_of_rows.release()
 

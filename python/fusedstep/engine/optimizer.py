@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..arrays.structure import Params
 from ..formula.hyperparameters import Decay, Nonnegative
-from .engine import Engine, positional
+from .declaring import positional
+from .engine import Engine
 
 
 class Optimizer(Engine):
@@ -23,10 +24,8 @@ class Optimizer(Engine):
     shape, and the dtype float32, float64, float16, or bfloat16 (of the package ml_dtypes). A step computes
     float64 arrays in float64, and combines them with no other dtype. It computes the others in float32, and
     rounds what is kept in 16 bits once, to nearest even, when it stores it; among these, parameters and
-    gradients may have different dtypes. State has the dtype `state_dtype`, which may be a name.
-    Without it, state has the dtype of its parameter, but float32 for a float16 parameter if the rule keeps
-    squares of gradients, for which float16 is too narrow. ``backend="numpy"`` runs the rule's formula in
-    NumPy; both backends give the same bits.
+    gradients may have different dtypes. State has the dtype of its parameter, or `state_dtype`, a dtype or
+    its name. ``backend="numpy"`` runs the rule's formula in NumPy; both backends give the same bits.
 
     lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False.
     ema: in [0, 1), default 0; if it is not 0, the state has another slot of this name, which starts at p and

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays.memory import Array, zeros_like
 from ..arrays.storage import DType, mix
-from ..formula.slots import PARAMETER, Slot, any_squares
+from ..formula.slots import PARAMETER, Slot
 
 
 def made(
@@ -25,8 +25,7 @@ def made(
     h: the hyperparameters, some of which are the first value of a slot. Raise TypeError if a step cannot
     combine the dtype of parameter `name` with that of the state.
     """
-    too_narrow = p.dtype == np.float16 and any_squares(slots.values())
-    common = state_type or (np.dtype(np.float32) if too_narrow else p.dtype)
+    common = state_type or p.dtype
     if not mix(common, p.dtype):
         raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {common}")
     arrays = {}

@@ -164,15 +164,12 @@ class Step:
 
         Raise ValueError if a coefficient is no number, such as a power that is too large.
         """
-        try:
-            self._prepare(shares, loss)
-        except ArithmeticError as error:
-            raise ValueError(f"these hyperparameters give no finite step: {error}") from error
-
-    def _prepare(self, shares: Sequence[Share], loss: float | None) -> None:
         plan, options = self._plan, self._options
         scale = options.scale_at(self.norm)
-        self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
+        try:
+            self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
+        except ArithmeticError as error:
+            raise ValueError(f"these hyperparameters give no finite step: {error}") from error
         self._last = last = plan.sweeps - 1
         # Sweeps before the last, and the turns after them, for kernels that need directions.
         for sweep in range(last):

@@ -140,7 +140,10 @@ class Tables:
 
     def of(self, name: Hashable) -> TableShare:
         """Return a parameter's share; raise an error if there is none or its rows cannot be stepped alone."""
-        found = self._tables.get(name)
+        try:
+            found = self._tables.get(name)
+        except TypeError as error:
+            raise TypeError(f"{name!r} is no name of a parameter: {error}") from error
         if found is not None:
             found.check_writeable()
             return found

@@ -36,9 +36,6 @@ class Rule:
     looks_ahead: ClassVar[tuple[str, ...]] = ()
     """The hyperparameters of which the rule also needs the value at the next step."""
 
-    refuses_16_bits: ClassVar[bool] = False
-    """Whether the rule's steps are so small at first that a parameter of 16 bits would never move."""
-
     steps_rows: ClassVar[bool] = False
     """Whether the rule can step some rows of a parameter without the others."""
 

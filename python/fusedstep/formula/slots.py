@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -25,12 +25,7 @@ class Slot:
     parameter."""
 
     kept: str | None = None
-    """The dtype that the slot always has; None means the optimizer's `state_dtype`, else the parameter's, but
-    float32 for a parameter in float16 if some slot `squares`."""
-
-    squares: bool = False
-    """Whether the numbers are squares of gradients, or sums or means of squares. float16 is too narrow for
-    them: squares of small gradients would be 0, and those of large ones infinite."""
+    """The dtype that the slot always has; None means the parameter's, or the optimizer's `state_dtype`."""
 
     lives: bool = True
     """Whether the slot is state. If not, it is room: memory that is needed only during a step."""
@@ -52,11 +47,6 @@ class Slot:
     def first(self, h: Mapping[str, Any]) -> float:
         """Return the first value, if it is a number; `h` are the hyperparameters."""
         return float(h[self.start] if isinstance(self.start, str) else self.start)
-
-
-def any_squares(slots: Iterable[Slot]) -> bool:
-    """Whether float16 is too narrow for the state in these slots."""
-    return any(slot.squares for slot in slots)
 
 
 AVERAGE = "ema"

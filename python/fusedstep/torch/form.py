@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ..formula.kernel import Kernel
 from ..formula.rule import Rule
-from ..formula.slots import PARAMETER, Slot, any_squares
+from ..formula.slots import PARAMETER
 
 State: TypeAlias = dict[str, Any]
 """The state that an optimizer keeps for a parameter."""
 
 STEPS = "step"
 DOUBLE = (torch.float64, torch.complex128)
-HALF = (torch.float16, torch.complex32)
 
 
 class Form(NamedTuple):
@@ -52,14 +51,11 @@ class Form(NamedTuple):
         """How many of the `scalar_keys`, from the first, have equal values within a batch."""
         return self.counted + len(self.rule.scalars)
 
-    def kept_as(self, p: Tensor, slots: Iterable[Slot]) -> torch.dtype:
-        """The dtype of the state of `p` in these slots."""
-        dtype = self.state_dtype
-        if dtype is None and p.dtype in HALF and any_squares(slots):
-            dtype = torch.float32
-        if dtype is None:
+    def kept_as(self, p: Tensor) -> torch.dtype:
+        """The dtype of the state of `p`."""
+        if self.state_dtype is None:
             return p.dtype
-        return dtype.to_complex() if p.is_complex() else dtype
+        return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
 
     def completed(self, h: Mapping[str, Any], kernel: Kernel, p: Tensor, state: State) -> State:
         """The state of `p`, with its missing slots added at their first values."""
@@ -69,7 +65,7 @@ class Form(NamedTuple):
         for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
             complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
         slots = self.rule.slots_of(kernel, averaged=h["ema"] != 0)
-        common = self.kept_as(p, slots.values())
+        common = self.kept_as(p)
         for name, slot in slots.items():
             key, dtype = self.key(name), getattr(torch, slot.kept) if slot.kept else common
             if key in complete or not slot.lives:
@@ -97,7 +93,7 @@ class Form(NamedTuple):
                 continue
             fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
             chosen = self.state_dtype is not None or not fits
-            dtype = self.kept_as(p, self.rule.slots.values()) if chosen else value.dtype
+            dtype = self.kept_as(p) if chosen else value.dtype
             if value.shape == p.shape and value.stride() != p.stride():
                 yield key, torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
             else:

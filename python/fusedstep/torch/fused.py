@@ -53,8 +53,7 @@ class Fused(torch.optim.Optimizer):
     clip_norm: multiply gradients by ``min(1, clip_norm / (norm + 1e-6))``, with the 2-norm of all gradients
     of this optimizer. It happens within the pass and does not write the gradients. Default None: no clipping.
     state_dtype: the dtype of the state, for example float32 for parameters of 16 bits. Default None: the
-    dtype of the parameter, but float32 for parameters in float16 if the rule keeps squares of gradients, for
-    which float16 is too narrow. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler`
+    dtype of the parameter. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler`
     leaves unscaling to the step, and does not write the gradients. Default False, but True with torch's
     argument ``fused=True``.
 
@@ -257,11 +256,6 @@ class Fused(torch.optim.Optimizer):
                 raise ValueError(f"{labels[p]} has layout {p.layout}; it must be strided")
             if p.dtype not in FLOATS + COMPLEX:
                 raise TypeError(f"{labels[p]} has dtype {p.dtype}; it must be a float or complex")
-            if self.rule.refuses_16_bits and p.dtype in (torch.bfloat16, torch.float16, torch.complex32):
-                raise TypeError(
-                    f"{labels[p]} has dtype {p.dtype}, in which the first steps of {type(self).__name__} "
-                    "would be rounded away; keep it in float32"
-                )
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what this class or torch's has saved, as torch does, but keep the precision of state.

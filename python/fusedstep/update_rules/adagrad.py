@@ -49,7 +49,7 @@ class Adagrad(Optimizer):
     eps: Nonnegative = 1e-8
     initial_accumulator: Initial = 0.0
     mean: bool = False
-    slots: ClassVar = {"s": Slot(start="initial_accumulator", squares=True)}
+    slots: ClassVar = {"s": Slot(start="initial_accumulator")}
     steps_rows: ClassVar = True
 
     @kernel("Adagrad")
@@ -97,7 +97,7 @@ class RowwiseAdagrad(Optimizer):
 
     lr: Nonnegative = 0.01
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"s": Slot(squares=True)}
+    slots: ClassVar = {"s": Slot()}
     steps_rows: ClassVar = True
 
     update = Adagrad.update
@@ -116,7 +116,7 @@ class RowwiseAdagrad(Optimizer):
         "RowwiseAdagrad",
         after=(direction,),
         turn=divide_rows,
-        slots={"o": Slot(lives=False), "s": Slot(of="table row", squares=True)},
+        slots={"o": Slot(lives=False), "s": Slot(of="table row")},
         of_rows=update_row,
     )
     @staticmethod
@@ -159,7 +159,7 @@ class RMSProp(Optimizer):
     momentum: Decay = 0.0
     centered: bool = False
     eps_inside: bool = False
-    slots: ClassVar = {"s": Slot(squares=True), "a": Slot(), "b": Slot()}
+    slots: ClassVar = {"s": Slot(), "a": Slot(), "b": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("RMSProp")
@@ -217,7 +217,7 @@ class Adadelta(Optimizer):
     lr: Nonnegative = 1.0
     rho: Portion = 0.9
     eps: Nonnegative = 1e-6
-    slots: ClassVar = {"s": Slot(squares=True), "d": Slot(squares=True)}
+    slots: ClassVar = {"s": Slot(), "d": Slot()}
 
     @kernel("Adadelta")
     @staticmethod

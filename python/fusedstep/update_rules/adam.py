@@ -53,7 +53,7 @@ class Adam(Optimizer):
     bias_correction: bool = True
     eps_hat: bool = False
     cautious: bool = False
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True), "vmax": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("Adam")
@@ -128,12 +128,7 @@ class NAdam(Optimizer):
     eps: Nonnegative = 1e-8
     momentum_decay: Nonnegative = 4e-3
     amsgrad: bool = False
-    slots: ClassVar = {
-        "m": Slot(),
-        "v": Slot(squares=True),
-        "vmax": Slot(squares=True),
-        "mu_product": Slot(of="group", start=1.0),
-    }
+    slots: ClassVar = {**Adam.slots, "mu_product": Slot(of="group", start=1.0)}
 
     @kernel("NAdam")
     @staticmethod
@@ -234,7 +229,7 @@ class RAdam(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("RAdam")
     @staticmethod

@@ -46,9 +46,8 @@ class Prodigy(Optimizer):
     lr: default 1. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8. weight_decay: default 0,
     applied as above. d0: the first d, default 1e-6, fixed. d_coef: default 1. growth_rate: at least 1,
     default inf. bias_correction: multiply lr by ``√(1 - beta2ᵗ) / (1 - beta1ᵗ)``, default False.
-    safeguard_warmup: leave lr out of the term added to s, default False. Raises TypeError for parameters in
-    float16 or bfloat16, in which the first steps, of size d0, would be rounded away, so that d never grew.
-    Further options and errors: see `Optimizer`.
+    safeguard_warmup: leave lr out of the term added to s, default False. Further options and errors: see
+    `Optimizer`.
     """
 
     lr: Nonnegative = 1.0
@@ -72,7 +71,6 @@ class Prodigy(Optimizer):
         "taken": Slot(of="group"),
     }
     measures_groups: ClassVar = True
-    refuses_16_bits: ClassVar = True
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod

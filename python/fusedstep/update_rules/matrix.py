@@ -171,7 +171,7 @@ class Adafactor(Optimizer):
     eps2: Nonnegative = 1e-3
     d: Positive = 1.0
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"v": Slot(squares=True)}
+    slots: ClassVar = {"v": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @sweep("GradientDirection")
@@ -190,8 +190,8 @@ class Adafactor(Optimizer):
         turn=divide,
         slots={
             "o": Slot(lives=False),
-            "row_var": Slot(of="row", squares=True),
-            "col_var": Slot(of="column", squares=True),
+            "row_var": Slot(of="row"),
+            "col_var": Slot(of="column"),
         },
         stacks=True,
     )

@@ -30,7 +30,7 @@ class AdaBelief(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-16
-    slots: ClassVar = {"m": Slot(), "s": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "s": Slot()}
 
     @kernel("AdaBelief")
     @staticmethod
@@ -62,10 +62,7 @@ class Yogi(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-3
     initial_accumulator: Initial = 1e-6
-    slots: ClassVar = {
-        "m": Slot(start="initial_accumulator"),
-        "v": Slot(start="initial_accumulator", squares=True),
-    }
+    slots: ClassVar = {"m": Slot(start="initial_accumulator"), "v": Slot(start="initial_accumulator")}
 
     @kernel("Yogi")
     @staticmethod
@@ -100,7 +97,7 @@ class AdEMAMix(Optimizer):
     alpha: Nonnegative = 5.0
     warmup: Nonnegative = 0.0
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "m2": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "m2": Slot(), "v": Slot()}
 
     @kernel("AdEMAMix")
     @staticmethod
@@ -141,7 +138,7 @@ class ADOPT(Optimizer):
     beta2: Decay = 0.9999
     eps: Nonnegative = 1e-6
     clip: bool = True
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("ADOPT")
     @staticmethod
@@ -179,7 +176,7 @@ class Adan(Optimizer):
     beta3: Decay = 0.99
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"m": Slot(), "d": Slot(), "n": Slot(squares=True), "prev": Slot()}
+    slots: ClassVar = {"m": Slot(), "d": Slot(), "n": Slot(), "prev": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @kernel("Adan")
@@ -225,7 +222,7 @@ class LaProp(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-15
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("LaProp")
     @staticmethod
@@ -264,7 +261,7 @@ class QHAdam(Optimizer):
     nu1: Nonnegative = 0.7
     nu2: Nonnegative = 1.0
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
 
     @kernel("QHAdam")
     @staticmethod

@@ -85,7 +85,7 @@ class LAMB(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-6
     weight_decay: Nonnegative = 0.01
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
@@ -138,7 +138,7 @@ class StableAdamW(Optimizer):
     beta2: Decay = 0.99
     eps: Nonnegative = 1e-6
     weight_decay: Nonnegative = 0.01
-    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
+    slots: ClassVar = {"m": Slot(), "v": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod

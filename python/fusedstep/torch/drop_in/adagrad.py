@@ -28,9 +28,10 @@ class Adagrad(Fused, torch.optim.Adagrad):
 
     def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(params, *arguments, **options)
-        form = self._form()
-        for p, state in self.state.items():  # torch's constructor has made the sums
-            state["sum"] = state["sum"].to(form.kept_as(p, self.rule.slots.values()))
+        if self.state_dtype is not None:  # torch's constructor has made the sums
+            form = self._form()
+            for p, state in self.state.items():
+                state["sum"] = state["sum"].to(form.kept_as(p))
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         return {
