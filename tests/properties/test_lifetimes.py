@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,3 +39,26 @@ def test_rows_are_free_after_a_step(rule: str, backend: Any) -> None:
             opt.step({"table": fs.Rows(indices, values), "w": None})
         del values, indices
         assert not any(each() is not None for each in alive)
+
+
+@pytest.mark.parametrize("as_rows", [False, True])
+def test_a_skipped_step_keeps_no_gradient(backend: Any, as_rows: bool) -> None:
+    opt = fs.SGD({"p": np.ones((3, 2))}, backend=backend)
+    g = np.full((3, 2), np.nan)
+    alive = weakref.ref(g)
+    result = opt.step({"p": fs.Rows(np.arange(3), g) if as_rows else g}, skip_nonfinite=True)
+    del g
+    assert result.skipped
+    assert alive() is None
+
+
+def test_a_step_that_fails_keeps_no_gradient(backend: Any) -> None:
+    """It has taken the gradients when it finds that the loss is missing."""
+    opt = fs.Eve({"p": np.ones(3)}, backend=backend)
+    for _ in range(3):
+        g = np.ones(3)
+        alive = weakref.ref(g)
+        with suppress(ValueError):
+            opt.step({"p": g})
+        del g
+        assert alive() is None

@@ -421,8 +421,8 @@ def test_without_skipping_it_spreads(rule: str, value: float) -> None:
         assert (p[finite] != start[name][finite]).mean() > 0.95
 
 
-BOUNDED = ["ADOPT", "Rprop", "SignSGD", "Signum", "Tiger", "Lion"]
-"""Of an infinity they take the sign, or what they clip it to."""
+BOUNDED = ["ADOPT", "Rprop", "SignSGD", "Signum", "Tiger", "Lion", "Ftrl"]
+"""Of an infinity they take the sign, or what they clip it to; Ftrl stands still."""
 
 LARGE = {
     "float32": [np.finfo(np.float32).max, 1e30, -1e19, 2.0],

@@ -837,6 +837,7 @@ def test_errors_of_the_options(backend: Backend) -> None:
     with pytest.raises(RuntimeError, match="no more"):
         optimizer.step(grads, zero_grad=True, clip_norm=1.0)
     watched.unchanged()
+    optimizer.lr = 0.1
     with pytest.raises((TypeError, ValueError, KeyError)):
         optimizer.step({**grads, "unknown": fs.Rows([0], ones(1, 3))}, zero_grad=True)
     watched.unchanged()
