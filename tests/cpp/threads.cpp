@@ -24,7 +24,8 @@ Floats stepped(std::uint32_t seed) {
   Plan plan({{lars}}, kernel_named("Average"), {tensor_of(p, g, {float32(v)})});
   for (int t = 0; t < 10; ++t) {
     const double size = norm(plan.gradients()).value;
-    Coefficients coefficients = named(lars, {{"momentum", 0.5}, {"decay", 1 / size}, {"step", 1}, {"unit", 1}});
+    Coefficients coefficients =
+        named(lars, {{"momentum", 0.5}, {"decay", 1 / size}, {"step", 1}, {"unit", 1}});
     coefficients.rule.back() = plan.measure(0, {coefficients})[0].values[0] / size / size;
     run(plan, 0, {coefficients}, false);
     const SquareSums sums = square_sums({float32(p), 1, rows, columns});
