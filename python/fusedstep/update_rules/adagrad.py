@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arrays.memory import rounded
 from ..arrays.storage import arithmetic as computed_in
 from ..engine.optimizer import Optimizer
 from ..formula import (
@@ -74,7 +75,7 @@ def divide_rows(arithmetic: Arithmetic, h: At, t: int, o: Array, s: Array) -> di
     s, rate = accumulated(h, s, squares, x.shape[1])
     arithmetic.multiply(x, rate, np.ones(x.shape[1]), math.inf)
     if x is not o:
-        o[...] = x
+        o[...] = rounded(x, o.dtype)
     return {"s": s}
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..arrays.memory import rounded
 from ..arrays.storage import arithmetic as computed_in
 from ..engine.optimizer import Optimizer
 from ..formula import (
@@ -144,7 +145,7 @@ def divide(
         of_rows = of_rows / np.maximum(total / max(m, 1), h.eps1)
         arithmetic.multiply(x, 1 / np.sqrt(of_rows), 1 / np.sqrt(of_columns), np.divide(1, h.eps1))
     if x is not o:
-        o[...] = x
+        o[...] = rounded(x, o.dtype)
     return after
 
 
