@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -102,3 +105,37 @@ def test_no_thread_flushes_tiny_numbers(threads: int, first: bool) -> None:
         small.step(tiny[:1])
     assert expected[0] != 0
     assert (p.view(np.uint32) == expected.view(np.uint32)).all()
+
+
+def test_threads_that_were_made_in_another_mode_round_to_nearest() -> None:
+    """A thread begins with the mode of the one that makes it, here in a process that has no other yet."""
+    code = f"""if True:
+        import ctypes
+        import numpy as np
+        import fusedstep as fs
+
+        libm = ctypes.CDLL({LIBM!r})
+        rng = np.random.default_rng(0)
+        g = rng.standard_normal(2**20).astype(np.float32)
+        libm.fesetround({UPWARD})
+        fs._core.scale([g], 0.5)  # makes the threads, and asks for no mode itself
+        libm.fesetround({NEAREST})
+        results = []
+        for threads in (2, 1):
+            fs.set_num_threads(threads)
+            p = np.ones(2**20, np.float32)
+            opt = fs.SGD(p, lr=0.3)
+            for _ in range(20):
+                opt.step(g)
+            results.append(p)
+        print(np.array_equal(*results))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"FUSEDSTEP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert ended.stdout.strip() == "True"
