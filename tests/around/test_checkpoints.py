@@ -20,6 +20,7 @@ import pytest
 import fusedstep as fs
 from fusedstep.control import Checkpoint
 from tests.helpers import killed_run
+from tests.helpers.holder import Holder
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -399,19 +400,6 @@ class Own:
         if self.fail:
             fail, self.fail = self.fail, None
             raise fail("that part")
-
-
-class Holder:
-    """A part whose state is whatever it is told to hold."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> Any:
-        return self.state
-
-    def load_state_dict(self, state: Any) -> None:
-        self.state = state
 
 
 STATES: list[Any] = [

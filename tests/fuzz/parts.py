@@ -10,6 +10,7 @@ import numpy as np
 
 import fusedstep as fs
 from fusedstep.control import Checkpoint, EarlyStopping
+from tests.helpers.holder import Holder
 
 Array = np.ndarray[Any, Any]
 
@@ -18,21 +19,6 @@ GENERATORS = ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"]
 NAMES: list[Any] = ["w", "b", 1, ("cell", 2), "a/b", "$array", ""]
 EXTREMES = [float("nan"), float("inf"), 3e38]
 EXAMPLES: list[Any] = [1, 0.5, "text", None, True, [1, [2]], {"a": {}}, (1, "2"), {1: 2}, float("nan"), 2**70]
-
-
-class Own:
-    """A part of a user's own, whose state is anything."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> Any:
-        """What it holds."""
-        return self.state
-
-    def load_state_dict(self, state: Any) -> None:
-        """Hold it."""
-        self.state = state
 
 
 class Run:
@@ -45,7 +31,7 @@ class Run:
         others: dict[str, Any] = {
             "rng": np.random.Generator(getattr(np.random, rng.choice(GENERATORS))(rng.randrange(99))),
             "array": np.arange(rng.randrange(5)).astype(rng.choice([*DTYPES, "int8", "uint64", "bool"])),
-            "own": Own({"x": np.arange(3.0), "more": rng.choice(EXAMPLES)}),
+            "own": Holder({"x": np.arange(3.0), "more": rng.choice(EXAMPLES)}),
             "stopping": EarlyStopping(self.weights),
             "mean": fs.averaging.Mean(self.weights),
             "best": fs.averaging.CheckpointMean(self.weights),

@@ -117,8 +117,9 @@ def _check_groups(optimizer: Resumable, saved: Any) -> None:
         _list("params of the checkpoint", values["params"])
         same("group of the checkpoint", dict.fromkeys(values["params"]), structure.names)
         mapping("hyperparameters", values["hyperparameters"])
+        known = dict(group.hyperparameters())
         for name, value in values["hyperparameters"].items():
-            if name not in dict(group.hyperparameters()):
+            if name not in known:
                 raise ValueError(f"hyperparameters: {name!r} does not belong here")
             group.check(name, value)
         mapping("schedules", values["schedules"])

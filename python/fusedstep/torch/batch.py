@@ -18,7 +18,7 @@ from ..formula.kernel import Arithmetic, Array, Kernel
 from ..formula.slots import AVERAGE
 from .distributed import totals
 from .form import Form, State
-from .memory import memory_of
+from .memory import copy_into
 
 Members = list[int] | None
 """Positions among the parameters that were looked up together; None means all."""
@@ -167,7 +167,7 @@ class Batch:
         for state, slots in work.turned:
             for name, value in slots.items():
                 tensor = state[form.key(name)]
-                changes.copy(memory_of(tensor), memory_of(torch.from_numpy(value).to(tensor.dtype)))
+                copy_into(changes, tensor, torch.from_numpy(value).to(tensor.dtype))
 
 
 def kept_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> torch.dtype:
