@@ -25,16 +25,19 @@ int process() {
 }  // namespace
 
 void Busy::take(const void* holder) {
-  if ((holder_ != nullptr && !abandoned()) || PyDict_GetItemString(state.ptr(), "swapped") == Py_True)
+  if ((holder_ != nullptr && !abandoned()) || PyDict_GetItem(state.ptr(), swapped_.ptr()) == Py_True)
     throw std::runtime_error(
         "a step of this optimizer is running already, or the averages of its weights are swapped in");
+  changes.forget();
   holder_ = holder;
   process_ = process();
   thread_ = std::this_thread::get_id();
 }
 
 void Busy::leave(const void* holder) {
-  if (holder_ == holder) holder_ = nullptr;
+  if (holder_ != holder) return;
+  changes.forget();
+  holder_ = nullptr;
 }
 
 bool Busy::abandoned() const { return process_ != process() && thread_ != std::this_thread::get_id(); }

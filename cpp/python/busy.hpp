@@ -6,6 +6,8 @@
 #include <memory>
 #include <thread>
 
+#include "python/changes.hpp"
+
 namespace fusedstep {
 
 namespace py = pybind11;
@@ -24,10 +26,14 @@ class Busy {
   /// can change together with the weights.
   py::dict state;
 
+  /// What the holder will change. It is forgotten when the holder leaves, whatever ends the step.
+  Changes changes;
+
  private:
   /// Whether the holder was left behind by a fork, which copies no other thread than its own.
   bool abandoned() const;
 
+  py::str swapped_{"swapped"};
   const void* holder_ = nullptr;
   int process_ = 0;
   std::thread::id thread_;

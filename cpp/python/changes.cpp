@@ -81,6 +81,15 @@ void Changes::extend(const Changes& others) {
   add(scalars_, others.scalars_);
 }
 
+void Changes::forget() noexcept {
+  dictionaries_.clear();
+  targets_.clear();
+  sources_.clear();
+  copies_.clear();
+  puts_.clear();
+  scalars_.clear();
+}
+
 Changes Changes::undo() const {
   Changes back;
   for (const auto& [target, values] : dictionaries_) {

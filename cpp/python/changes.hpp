@@ -38,6 +38,9 @@ class Changes {
   /// Adds all changes of `others`; they are written after those that are here already.
   void extend(const Changes& others);
 
+  /// Forgets all changes.
+  void forget() noexcept;
+
   /// The changes that undo these once they are written. Entries that are new in a dictionary stay.
   Changes undo() const;
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "step/dispatch.hpp"
 #include "step/factors.hpp"
 #include "step/parallel.hpp"
+#include "step/power.hpp"
 #include "step/reduce.hpp"
 
 namespace fusedstep {
@@ -72,6 +74,19 @@ void multiply_by(py::array x, const Factors& rows, const Factors& columns, doubl
   without_gil([&] { multiply(matrices, rows.data(), columns.data(), limit); });
 }
 
+/// Raises the errors of Python's own power.
+double power(double x, double exponent) {
+  if (!std::isfinite(exponent) || exponent != std::floor(exponent))
+    return py::module_::import("math").attr("pow")(x, exponent).cast<double>();
+  const double p = whole_power(x, std::abs(exponent));
+  if (exponent >= 0) return p;
+  if (p == 0) {
+    PyErr_SetString(PyExc_ZeroDivisionError, "0 to a negative power");
+    throw py::error_already_set();
+  }
+  return 1 / p;
+}
+
 py::dict kernels() {
   py::dict list;
   for (std::size_t i = 0; i < active().size; ++i) {
@@ -111,9 +126,13 @@ PYBIND11_MODULE(_core, m) {
         "Multiply each element of matrices by its row's factor times its column's, by at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"),
         "Multiply all elements of arrays by `factor`.");
+  m.def("power", &power, py::arg("x"), py::arg("exponent"),
+        "x to a power: to a whole one by squaring, so that the bits are the same on every system.");
   py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
                                           "The lock of an optimizer, which has one user at a time.")
       .def(py::init<>())
+      .def_readonly("changes", &Busy::changes,
+                    "What the one that has the lock will change; forgotten when it leaves.")
       .def_readonly("state", &Busy::state, "Whether averages are \"swapped\" in; then nobody has the lock.")
       .def(
           "run", &run_alone, py::arg("function"),

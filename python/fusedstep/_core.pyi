@@ -1,12 +1,13 @@
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .formula.coefficients import StepCoefficients
-
 _Result = TypeVar("_Result")
+
+_ByName: TypeAlias = dict[str, float]
+_StepCoefficients: TypeAlias = tuple[_ByName, _ByName, _ByName | None, dict[str, np.ndarray[Any, Any]] | None]
 
 version: str
 tile: int
@@ -24,12 +25,15 @@ def multiply(
     x: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], limit: float
 ) -> None: ...
 def scale(arrays: Sequence[np.ndarray[Any, Any]], factor: float) -> None: ...
+def power(x: float, exponent: float) -> float: ...
 
 class Busy:
     def __init__(self) -> None: ...
     def run(self, function: Callable[..., _Result], *args: Any) -> _Result: ...
     @property
     def state(self) -> dict[str, bool]: ...
+    @property
+    def changes(self) -> Changes: ...
 
 class Changes:
     def __init__(self) -> None: ...
@@ -83,12 +87,12 @@ class NumpyPlan:
     ) -> list[int]: ...
     def norm(self) -> tuple[float, bool]: ...
     def measure(
-        self, sweep: int, coefficients: Sequence[StepCoefficients | None]
+        self, sweep: int, coefficients: Sequence[_StepCoefficients | None]
     ) -> list[tuple[list[int], npt.NDArray[np.float64]]]: ...
     def run(
         self,
         sweep: int,
-        coefficients: Sequence[StepCoefficients | None],
+        coefficients: Sequence[_StepCoefficients | None],
         zero_gradients: bool,
         changes: Changes | None = None,
     ) -> None: ...
@@ -130,12 +134,12 @@ class TorchPlan:
     def overlap(self) -> tuple[tuple[int, int], tuple[int, int]] | None: ...
     def norm(self) -> tuple[float, bool]: ...
     def measure(
-        self, sweep: int, coefficients: Sequence[StepCoefficients | None]
+        self, sweep: int, coefficients: Sequence[_StepCoefficients | None]
     ) -> list[tuple[list[int], npt.NDArray[np.float64]]]: ...
     def run(
         self,
         sweep: int,
-        coefficients: Sequence[StepCoefficients | None],
+        coefficients: Sequence[_StepCoefficients | None],
         zero_gradients: bool,
         changes: Changes | None = None,
     ) -> None: ...

@@ -11,8 +11,7 @@ from fusedstep.averaging import swap
 from fusedstep.backends import native, sums
 from fusedstep.curvature import critical, parameters
 from fusedstep.engine.engine import Engine
-from fusedstep.formula import average
-from fusedstep.formula.arithmetic import power
+from fusedstep.formula import average, power
 from fusedstep.formula.at import At
 from fusedstep.formula.coefficients import Measured
 from fusedstep.formula.cube_root import cube_root

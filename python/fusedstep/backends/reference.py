@@ -195,12 +195,14 @@ class NumpyPlan:
                 for k, (array, values) in enumerate(zip(arrays, moved, strict=True)):
                     if room in (None, k):  # a sweep before the last fills the room and changes nothing else
                         found.copy(array, values)
-            if last:  # the only one of tables
-                for table, of_table in self._of_tables(coefficients):
-                    table.run(of_table, found)
+            # Tables have no other sweep than the last.
+            for table, of_table in self._of_tables(coefficients) if last else ():
+                table.run(of_table, found)
         if changes is not None:
             found.extend(changes)
         found.write()
+        if last:
+            self.release()
 
     def release(self) -> None:
         """Forget the gradients of a step."""

@@ -37,8 +37,7 @@ class Engine(Rule, Loads):
 
     backend: str
     groups: tuple[Group, ...]
-    state: Any
-    """Views of the state arrays by slot, keyed like the parameters."""
+    state: Any  # views of the arrays by slot, keyed like the parameters
     counts: dict[str, int]  # of steps: "t"
     counts_of_rows: dict[Hashable, int]  # of calls of step_rows, by parameter
     busy: Busy
@@ -71,6 +70,7 @@ class Engine(Rule, Loads):
         self.counts = {"t": 0}
         self.counts_of_rows = {}
         self.busy = Busy()
+        self._changes = self.busy.changes
         self.structure = Groups(params)
         self.groups = tuple(
             Group(type(self), tree, {**hyperparameters, **options})
@@ -185,24 +185,25 @@ class Engine(Rule, Loads):
     def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
         try:
             return self._stepped(grads, loss, checked_options(*options))
-        finally:
-            self._plan.release()
+        except BaseException:
+            self._plan.release()  # of the gradients, which otherwise the end of the pass does
+            raise
 
     def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
-        t = self.t + 1
+        t = self.counts["t"] + 1
         # Schedules come first: they are code of the user, which might change the arrays.
         values = {group: group.at(t) for group in self.groups}
         self.tensors.check_unchanged()
         gradients = self.structure.gradients(grads)
         tables, copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
-        step = Step(self._plan, options)
-        changes = Changes()
-        if step.skipped:
+        step, changes = Step(self._plan, options), self._changes
+        if step.result.skipped:
             if options.zero_grad:
                 set_to_zero(changes, (*gradients, *copied))
                 changes.write()
-            return StepResult(step.norm, step.skipped)
+            self._plan.release()
+            return step.result
         if loss is not None:
             loss = checked_number("loss", loss, REAL if self.needs_loss else ANY)
         for share in self._shares:
@@ -216,7 +217,7 @@ class Engine(Rule, Loads):
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         changes.update(self.counts, {"t": t})
         step.run(changes)
-        return StepResult(step.norm, step.skipped)
+        return step.result
 
     def _step_rows(self, name: Hashable, rows: Rows, options: tuple[Any, ...]) -> StepResult:
         try:
@@ -233,14 +234,13 @@ class Engine(Rule, Loads):
         table.take(rows)
         self._plan_of_rows.pin_rows([], False, [(0, table.table)])
         step = Step(self._plan_of_rows, options)
-        if step.skipped:
-            return StepResult(step.norm, step.skipped)
+        if step.result.skipped:
+            return step.result
         table.begin(t, values)
         step.prepare([table], None)
-        changes = Changes()
-        changes.update(self.counts_of_rows, {table.name: t})
-        step.run(changes)
-        return StepResult(step.norm, step.skipped)
+        self._changes.update(self.counts_of_rows, {table.name: t})
+        step.run(self._changes)
+        return step.result
 
     def _pin(self, gradients: list[Any], zero_gradients: bool) -> tuple[list[TableShare], list[Array]]:
         """Have the plan take the gradients; in the list, put copies in place of those that need it.

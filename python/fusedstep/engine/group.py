@@ -103,10 +103,12 @@ class Group(Closed, Mapping[str, Any]):
             "kernel": self.kernel,
             "sweep": self.kernel.sweeps[-1],
             "before": self.scalars,
+            "next": {},
         }
         for name in self._scheduled:
             values[name] = self.value(name, t)
-        values["next"] = {name: self.value(name, t + 1) for name in self._rule.looks_ahead}
+        for name in self._rule.looks_ahead:
+            values["next"][name] = self.value(name, t + 1)
         return values
 
     def value(self, name: str, t: int) -> Any:

@@ -26,6 +26,9 @@ class StepResult(NamedTuple):
     """Whether the step did nothing because the gradients hold a NaN or an infinity."""
 
 
+DONE = StepResult(None, False)
+
+
 class StepOptions(NamedTuple):
     """The keyword arguments of `Optimizer.step`, checked."""
 
@@ -36,12 +39,12 @@ class StepOptions(NamedTuple):
     skip_nonfinite: bool
     zero_grad: bool
 
-    def norm_and_skip(self, plan: HasNorm) -> tuple[float | None, bool]:
-        """Return the norm of the scaled gradients of `plan`, if needed, and whether to skip the step."""
+    def result(self, plan: HasNorm) -> StepResult:
+        """Return the result of a step with the gradients of `plan`, which is known before it moves."""
         if self.clip_norm is None and not self.skip_nonfinite:
-            return None, False
+            return DONE
         norm, finite = plan.norm()
-        return norm * abs(self.scale), self.skip_nonfinite and not finite
+        return StepResult(norm * abs(self.scale), self.skip_nonfinite and not finite)
 
     def scale_at(self, norm: float | None) -> float:
         """Return the factor for the gradients, clipping included, if their scaled norm is `norm`."""

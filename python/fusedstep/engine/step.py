@@ -108,7 +108,8 @@ class Work:
         self.share = share
         self.h = h
         self.scalars = rule.advance(h, share.t, loss)
-        vars(h).update(self.scalars)
+        if self.scalars:
+            vars(h).update(self.scalars)
         # The prologue leaves out those of weight_decay, l2 and l1 that the rule itself applies.
         takes = rule.takes
         decay = 0.0 if "weight_decay" in takes else h.weight_decay
@@ -153,11 +154,13 @@ class Work:
 class Step:
     """A step of all shares. It may fail up to `commit`, and has then changed nothing that a user can see."""
 
+    __slots__ = ("_last", "_options", "_plan", "_works", "result")
+
     def __init__(self, plan: Plan, options: StepOptions) -> None:
-        """Find the norm, and decide whether the step is `skipped`; a skipped step ends here."""
+        """Find the norm, if needed, and whether the step is skipped; a skipped step ends here."""
         self._plan = plan
         self._options = options
-        self.norm, self.skipped = options.norm_and_skip(plan)
+        self.result = options.result(plan)
 
     def prepare(self, shares: Sequence[Share], loss: float | None) -> None:
         """Compute everything that the last sweep needs, and the new values of the small state.
@@ -165,7 +168,7 @@ class Step:
         Raise ValueError if a coefficient is no number, such as a power that is too large.
         """
         plan, options = self._plan, self._options
-        scale = options.scale_at(self.norm)
+        scale = options.scale_at(self.result.grad_norm)
         try:
             self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
         except ArithmeticError as error:

@@ -5,7 +5,8 @@ The files of `update_rules` build their rules from these names.
 
 from __future__ import annotations
 
-from .arithmetic import clamp, largest, power, square, term, variance
+from .._core import power
+from .arithmetic import clamp, largest, square, term, variance
 from .at import At
 from .coefficients import Adapted, Measured
 from .cube_root import cube_root

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from .kernel import Array
-
-
-def power(x: float, exponent: float) -> float:
-    """X to a power: to a whole one by squaring, so that the bits are the same on every system."""
-    if exponent != exponent // 1:
-        return math.pow(x, exponent)
-    result, left = 1.0, abs(int(exponent))
-    while left:
-        if left & 1:
-            result *= x
-        x *= x
-        left >>= 1
-    return result if exponent >= 0 else 1 / result
 
 
 def clamp(x: Array, least: Any, most: Any) -> Array:

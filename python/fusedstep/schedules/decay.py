@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from ..formula.arithmetic import power
+from ..formula import power
 from ..formula.hyperparameters import POSITIVE, REAL
 from .schedule import Count, Counts, Schedule, Size, Value
 

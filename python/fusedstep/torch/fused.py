@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._core import Busy, Changes
+from .._core import Busy
 from ..engine.options import LIMIT, StepOptions
 from ..engine.step import Step
 from ..formula.hyperparameters import checked_number
@@ -43,6 +43,7 @@ class Machine:
         self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
         """The tensors in which the directions of matrices are computed."""
         self.busy = Busy()
+        self.changes = self.busy.changes
 
 
 class Fused(torch.optim.Optimizer):
@@ -174,7 +175,7 @@ class Fused(torch.optim.Optimizer):
             self._machine.plan.release()
 
     def _step(self, groups: list[Group], batches: list[Batch], options: StepOptions, loss: Any) -> None:
-        plan, changes = self._machine.plan, Changes()
+        plan, changes = self._machine.plan, self._machine.changes
         if options.clip_norm is not None:
             plan.gradients = [g for batch in batches for g in batch.found.gradients(batch.members)]
         loan = Loan(batches, self._labels)
@@ -185,8 +186,8 @@ class Fused(torch.optim.Optimizer):
         step.prepare(loan.batches, number(loss) if self.rule.needs_loss and loss is not None else None)
         if new := {p: state for group in groups for p, state in group.new.items()}:
             changes.update(self.state, new)
-        if step.norm != self.grad_norm:
-            changes.update(vars(self), {"grad_norm": step.norm})
+        if step.result.grad_norm != self.grad_norm:
+            changes.update(vars(self), {"grad_norm": step.result.grad_norm})
         loan.give_back(changes)
         torch.autograd.graph.increment_version(loan.parameters())
         step.run(changes)

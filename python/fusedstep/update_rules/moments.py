@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..engine.optimizer import Optimizer
-from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, kernel
-from ..formula.arithmetic import clamp, largest, power, term
+from ..formula import Array, At, Coefficients, Decay, Initial, Nonnegative, Slot, kernel, power
+from ..formula.arithmetic import clamp, largest, term
 from .adam import moments
 
 __all__ = ["ADOPT", "AdEMAMix", "AdaBelief", "Adan", "LaProp", "QHAdam", "Yogi"]
