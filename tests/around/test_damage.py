@@ -191,7 +191,7 @@ def test_checksums_that_are_none_are_an_error(checksums: str | None, run: Run) -
 def test_files_of_version_0_1_0_have_no_checksums_and_load() -> None:
     raw = Raw.read(saved.file("Adam", 0))
     assert sorted(raw.metadata) == ["format", "state"]
-    opt = saved.optimizer("Adam", saved.weights())
+    opt = saved.optimizer("Adam", saved.weights("Adam"))
     assert Checkpoint(saved.file("Adam", 0), optimizer=opt).load() == {}
     assert opt.t == saved.HALF
 

@@ -15,6 +15,7 @@ import numpy as np
 import fusedstep as fs
 from tests.fuzz.arrays import FLOAT64, NARROW, Array, Placed, a_shape, numbers, placed, steps_by_rows
 from tests.fuzz.hyperparameters import FIRST_LOSS, a_value, changeable, some
+from tests.helpers.choices import takes_16_bits
 
 BY_ROWS = {"SGD", "Momentum", "EMAMomentum", "Adagrad", "RowwiseAdagrad", "RMSProp", "Adam", "AdamW"}
 """Rules that step rows, unless they are cautious."""
@@ -41,13 +42,14 @@ class Subject:
             names = rng.sample(KEYS, len(names))
         self.cut = rng.randint(0, len(names))  # between the first group and the second
         wide = rng.random() < 0.3
-        self.state_dtype = None if wide or rng.random() < 0.6 else rng.choice(NARROW)
+        self.kinds = NARROW if takes_16_bits(self.rule) else NARROW[:1]
+        self.state_dtype = None if wide or rng.random() < 0.6 else rng.choice(self.kinds)
         self.params = {name: self._parameter(wide=wide, offset=offset) for name in names}
         self.given: dict[Hashable, Placed] = {}  # the gradients that were arrays
         self.opt = self.made()
 
     def _parameter(self, *, wide: bool, offset: int) -> Placed:
-        dtype = FLOAT64 if wide else self.rng.choice([NARROW[0], *NARROW])
+        dtype = FLOAT64 if wide else self.rng.choice([NARROW[0], *self.kinds])
         values = numbers(self.rng, a_shape(self.rng), dtype, wild=False)
         return Placed(values, values) if self.rng.random() < 0.2 else placed(self.rng, values, offset=offset)
 

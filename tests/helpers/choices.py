@@ -64,6 +64,11 @@ def measures(rule: str, options: Options) -> bool:
     return any(kernel.measures for kernel in kernels_of(rule, options))
 
 
+def takes_16_bits(rule: str) -> bool:
+    """Whether parameters and state may have 16 bits."""
+    return not fs.rules[rule].needs_float32
+
+
 def is_elementwise(rule: str, options: Options) -> bool:
     """Whether each element moves as if it was alone."""
     return not measures(rule, options) and matrix_kernel_of(rule, options) is None

@@ -26,7 +26,7 @@ DTYPES |= {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloa
 MIXES: dict[str, tuple[list[str], str | None, str | None]] = {
     "float32": (["float32"], None, None),
     "float64": (["float64"], None, None),
-    "float16": (["float16"], None, None),
+    "float16": (["float16"], None, "float16"),
     "bfloat16": (["bfloat16"], None, None),
     "gradients in float16": (["float32"], "float16", None),
     "state in float32": (["bfloat16", "float16"], "bfloat16", "float32"),

@@ -17,6 +17,7 @@ from tests.helpers.choices import (
     is_elementwise,
     matrix_kernel_of,
     measures,
+    takes_16_bits,
 )
 from tests.helpers.engines import DTYPES, MIXES, normal
 from tests.helpers.internals import _core
@@ -148,6 +149,8 @@ def shapes_of(rule: str) -> list[Shape]:
 
 def mixes_of(rule: str) -> list[str]:
     """All mixes, but of rules whose loops run in all of them in tests of kernels some."""
+    if not takes_16_bits(rule):
+        return ["float32", "float64", "gradients in float16"]
     return ["float32", "of all types"] if is_all_of_elements(rule) else list(MIXES)
 
 
@@ -168,6 +171,18 @@ def parameters(shapes: Iterable[Shape], mix: str = "float64") -> list[Array]:
     """Of a mix's dtypes by turns."""
     kinds, _, _ = MIXES[mix]
     return [normal(i, shape, DTYPES[kinds[i % len(kinds)]]) for i, shape in enumerate(shapes)]
+
+
+def kept_in(rule: str, slot: str, slots: Iterable[str], p: Array, state_dtype: str | None = None) -> Any:
+    """The dtype of a slot of a parameter that has these slots: what is asked for, or that of the parameter.
+
+    By default float16 is too small for squares, and for all that is kept beside them but the average.
+    """
+    if slot in fs.rules[rule].numbers:
+        return np.dtype(np.float64)
+    squares = any(s.squares for name, s in fs.rules[rule].every_slot.items() if name in slots and not s.kept)
+    wide = squares and p.dtype == np.float16 and slot != "ema"
+    return DTYPES[state_dtype or ("float32" if wide else p.dtype.name)]
 
 
 def drawn(rule: str, t: int, seed: int, shape: Shape, dtype: Any = np.float64) -> Array:

@@ -23,6 +23,8 @@ RULES = ["Adam", "NovoGrad", "Adafactor", "Muon", "Prodigy", "ScheduleFreeAdamW"
 BY_ROWS = ["Adam", "RowwiseAdagrad"]
 PRODUCTS = {"Muon": "w"}
 """What is computed with the matrix products of NumPy's BLAS, which round as the machine has them."""
+WIDENED = [rule for rule in RULES if rule not in {"NovoGrad", "Prodigy"}]
+"""Rules whose state of float16 weights was in float16, and is in float32 now."""
 
 
 def fractions(shape: tuple[int, ...], seed: int) -> Any:
@@ -30,22 +32,22 @@ def fractions(shape: tuple[int, ...], seed: int) -> Any:
     return ((np.arange(np.prod(shape)).reshape(shape) * 7 + seed * 5) % 11 - 5) / 8
 
 
-def weights() -> dict[str, Any]:
-    """Where every run starts: float32, and h in float16."""
+def weights(rule: str) -> dict[str, Any]:
+    """Where a run starts: float32, and h in float16 if the rule takes it."""
     found = {name: fractions(shape, seed=9).astype(np.float32) for name, shape in SHAPES.items()}
-    return found | {"h": found["h"].astype(np.float16)}
+    return found if rule == "Prodigy" else found | {"h": found["h"].astype(np.float16)}
 
 
-def optimizer(rule: str, params: dict[str, Any]) -> fs.Optimizer:
+def optimizer(rule: str, params: dict[str, Any], **options: Any) -> fs.Optimizer:
     """The optimizer of a run, with an average of the weights."""
-    return fs.rules[rule](params, ema=0.75)
+    return fs.rules[rule](params, ema=0.75, **options)
 
 
 def go_on(opt: fs.Optimizer, params: dict[str, Any]) -> None:
     """Half of a run, with a step of some rows where the rule has them."""
     for _ in range(HALF):
         opt.step({name: fractions(p.shape, opt.t).astype(p.dtype) for name, p in params.items()})
-    if type(opt).__name__ in BY_ROWS:
+    if type(opt).__name__ in BY_ROWS and "w" in params:
         opt.step_rows("w", [2, 0, 2], fractions((3, 3), opt.t).astype(np.float32))
 
 
@@ -54,12 +56,13 @@ def file(rule: str, half: int, folder: Path = FOLDER) -> Path:
     return folder / f"{rule}-{half}.safetensors"
 
 
-def torch_weights(torch: Any) -> dict[str, Any]:
-    """The same weights for torch; h in bfloat16."""
+def torch_weights(torch: Any, rule: str) -> dict[str, Any]:
+    """The same weights for torch; h in bfloat16 if the rule takes it."""
     found = {
-        name: torch.nn.Parameter(torch.from_numpy(p.astype(np.float32))) for name, p in weights().items()
+        name: torch.nn.Parameter(torch.from_numpy(p.astype(np.float32))) for name, p in weights(rule).items()
     }
-    return found | {"h": torch.nn.Parameter(found["h"].detach().to(torch.bfloat16))}
+    h = torch.nn.Parameter(found["h"].detach().to(torch.bfloat16))
+    return found if rule == "Prodigy" else found | {"h": h}
 
 
 def torch_optimizer(ft: Any, rule: str, params: dict[str, Any]) -> Any:
@@ -89,12 +92,12 @@ def write(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for rule in RULES:
-        params = weights()
+        params = weights(rule)
         opt = optimizer(rule, params)
         for half in (0, 1):
             go_on(opt, params)
             Checkpoint(file(rule, half, folder), optimizer=opt).save()
-        tensors = torch_weights(torch)
+        tensors = torch_weights(torch, rule)
         fused = torch_optimizer(ft, rule, tensors)
         for half in (0, 1):
             go_on_in_torch(torch, fused, tensors, half)

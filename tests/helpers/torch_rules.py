@@ -29,6 +29,9 @@ Options: TypeAlias = dict[str, Any]
 FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 COMPLEX64, COMPLEX128 = torch.complex64, torch.complex128
 
+OF_16_BITS = [(BFLOAT16, None), (BFLOAT16, FLOAT32), (FLOAT16, None), (FLOAT16, FLOAT16)]
+"""Types of parameters, each with state by default and in the other way."""
+
 
 # --- Every class, with options ---
 
@@ -66,6 +69,9 @@ OPTIONS: dict[str, Options] = {
 
 each_class = pytest.mark.parametrize("name", CLASSES)
 each_drop_in = pytest.mark.parametrize("name", DROP_INS)
+each_narrow = pytest.mark.parametrize(
+    "name", [name for name in CLASSES if not getattr(ft, name).rule.needs_float32]
+)
 each_own = pytest.mark.parametrize("name", OWN)
 
 WITH_FUSED = [name for name in DROP_INS if "fused" in getattr(ft, name).__signature__.parameters]
@@ -86,6 +92,11 @@ def takes_complex(name: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def fits(name: str, *dtypes: Any) -> bool:
+    """Whether a class takes parameters and state of these dtypes; None stands for the other's."""
+    return not getattr(ft, name).rule.needs_float32 or not {BFLOAT16, FLOAT16} & set(dtypes)
 
 
 def of_each_kind() -> Iterator[str]:

@@ -15,7 +15,7 @@ import pytest
 
 import fusedstep as fs
 from tests.helpers.choices import Options, id_of, matrix_kernel_of
-from tests.helpers.engines import DTYPES, MIXES, normal
+from tests.helpers.engines import MIXES, normal
 from tests.helpers.exactly import assert_same
 from tests.helpers.examples import (
     EXAMPLES,
@@ -30,6 +30,7 @@ from tests.helpers.examples import (
     grouped,
     groups_of,
     is_all_of_elements,
+    kept_in,
     mixes_of,
     nothing,
     of_tensor,
@@ -77,12 +78,12 @@ def check_step_of_a_tensor(
 def check_state(rule: str, p: list[Array], found: dict[str, Array], state_dtype: str | None) -> None:
     """It has its dtype and is finite, and what shall grow has grown."""
     for i, a in enumerate(p):
-        for name, array in of_tensor(found, i).items():
-            if array.shape and name != f"p {i}":  # the number of a tensor is in float64
-                assert array.dtype == (DTYPES[state_dtype] if state_dtype else a.dtype), name
+        state = {name.split()[0]: array for name, array in of_tensor(found, i).items()}
+        assert state.pop("p").dtype == a.dtype
+        for slot, array in state.items():
+            assert array.dtype == kept_in(rule, slot, state, a, state_dtype), (slot, i)
             if rule == "Adafactor":
                 assert np.isfinite(array.astype(np.float64)).all()
-                assert array.dtype == (DTYPES[state_dtype] if state_dtype and name[0] != "p" else a.dtype)
     if rule == "Prodigy":
         for k, own in enumerate(groups_of(rule)):
             assert found[f"d of group {k}"] > 1.2 * own.get("d0", 1e-6)

@@ -19,7 +19,7 @@ import pytest
 
 import fusedstep as fs
 from fusedstep import schedules
-from tests.helpers.choices import Options
+from tests.helpers.choices import Options, takes_16_bits
 from tests.helpers.engines import DTYPES, normal, with_gaps
 from tests.helpers.examples import Array, drawn, groups_of, in_groups, step
 from tests.helpers.interrupts import (
@@ -58,19 +58,17 @@ def _one_thread() -> None:
     fs.set_num_threads(1)
 
 
-def tensors() -> list[Array]:
+def tensors(rule: str) -> list[Array]:
     """Matrices and a vector, which has gaps; of some formats."""
-    return [
-        normal(0, (4, 3), DTYPES["float32"]),
-        with_gaps(normal(1, (5,), DTYPES["float16"])),
-        normal(2, (2, 3), DTYPES["bfloat16"]),
-    ]
+    kinds = ["float32", "float16", "bfloat16"] if takes_16_bits(rule) else ["float32"] * 3
+    one, two, three = (DTYPES[kind] for kind in kinds)
+    return [normal(0, (4, 3), one), with_gaps(normal(1, (5,), two)), normal(2, (2, 3), three)]
 
 
 def gradients(rule: str, t: int, *, count: int = 3, rows: bool = False) -> dict[int, Any]:
     """At even steps None for one; otherwise in memory than their parameters; of rows that are named twice."""
     found: dict[int, Any] = {}
-    for i, p in enumerate(tensors()[:count]):
+    for i, p in enumerate(tensors(rule)[:count]):
         shape = (3, *p.shape[1:]) if rows and p.shape in TABLES else p.shape
         g = np.asfortranarray(drawn(rule, t, 10 * t + i, shape, p.dtype))
         found[i] = fs.Rows(np.array([2, 0, 2]), np.ascontiguousarray(g)) if shape != p.shape else g
@@ -88,7 +86,7 @@ class Run:
     def __init__(
         self, rule: str, backend: Any, *, lr: Any = 0.1, plain: bool = False, steps: int = 1, count: int = 3
     ) -> None:
-        self.p = tensors()[:count]
+        self.p = tensors(rule)[:count]
         options: list[Options] = [{}, {}] if plain else groups_once(rule)[:2]
         self.opt: Any = fs.rules[rule](in_groups(self.p, options), backend=backend, ema=0.5, lr=lr)
         for t in range(steps):

@@ -17,7 +17,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 import fusedstep as fs
-from tests.helpers.choices import FEW, is_elementwise, kernel_of
+from tests.helpers.choices import FEW, is_elementwise, kernel_of, takes_16_bits
 from tests.helpers.exactly import same_bits
 from tests.helpers.internals import _core
 
@@ -793,9 +793,17 @@ def test_ema_of_some_groups(backend: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "maximize"), [("float32", False), ("float64", True), ("float16", True), ("bfloat16", False)]
+    ("rule", "kind", "maximize"),
+    [
+        (rule, kind, maximize)
+        for rule in fs.rules
+        for kind, maximize in (
+            ("float32", False),
+            ("float64", True),
+            *([("float16", True), ("bfloat16", False)] if takes_16_bits(rule) else []),
+        )
+    ],
 )
-@pytest.mark.parametrize("rule", fs.rules)
 def test_all_together(rule: str, kind: str, maximize: bool) -> None:
     """On every instruction set, and by hand in NumPy with plain steps."""
     control = Run(rule, "numpy", kind, maximize=maximize)

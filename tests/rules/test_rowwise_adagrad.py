@@ -77,7 +77,7 @@ def test_other_arrays_step_as_by_adagrad(backend: Any) -> None:
 
 def test_overflow_in_16_bits_is_no_error(backend: Any) -> None:
     table = np.zeros((4, 4), np.float16)
-    opt = made("RowwiseAdagrad", table, backend=backend)
+    opt = made("RowwiseAdagrad", table, state_dtype="float16", backend=backend)
     with np.errstate(all="raise"):
         opt.step_rows(0, np.arange(4), np.full((4, 4), 300, np.float16))
     assert np.isinf(opt.state["s"]).all()

@@ -22,6 +22,7 @@ from tests.helpers.torch_rules import (
     FLOAT16,
     FLOAT32,
     FLOAT64,
+    OF_16_BITS,
     SCALARS_IN_STATE,
     TOLERANCE,
     Beside,
@@ -366,8 +367,8 @@ def test_rprop_passes_nan_on() -> None:
 MIXED = [
     (BFLOAT16, BFLOAT16, None),
     (FLOAT16, FLOAT16, None),
+    (FLOAT16, FLOAT16, FLOAT16),
     (BFLOAT16, BFLOAT16, FLOAT32),
-    (FLOAT16, FLOAT16, FLOAT32),
     (BFLOAT16, FLOAT32, None),
     (BFLOAT16, FLOAT32, FLOAT32),
     (FLOAT16, FLOAT32, None),
@@ -399,13 +400,13 @@ def test_types_are_rounded_once(name: str, dtype: Any, gradient: Any, state_dtyp
             assert_close(mine[key], value, tol, (key, t))
 
 
-@pytest.mark.parametrize("state_dtype", [None, FLOAT32], ids=str)
-@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16], ids=str)
+@pytest.mark.parametrize(("dtype", "state_dtype"), OF_16_BITS, ids=str)
 def test_adafactors_types(dtype: Any, state_dtype: Any) -> None:
     """As torch's in float64, given the same at each step, within the rounding of what is kept."""
     shapes = [shape for shape in SHAPES if math.prod(shape)]
     p = several(dtype, shapes)
     ours = ft.Adafactor(p, lr=0.3, state_dtype=state_dtype)
+    state_dtype = state_dtype or (FLOAT32 if dtype == FLOAT16 else dtype)
     part = {BFLOAT16: 1.01 * 2**-8, FLOAT16: 1.01 * 2**-11, FLOAT32: 1e-5}
     for t in range(4):
         wide = [torch.nn.Parameter(q.detach().double()) for q in p]
@@ -421,11 +422,11 @@ def test_adafactors_types(dtype: Any, state_dtype: Any) -> None:
         expected = tensors_of(theirs)
         assert found.keys() == expected.keys()
         for (i, key), value in expected.items():
-            kept = dtype if key == "parameter" else state_dtype or dtype
+            kept = dtype if key == "parameter" else state_dtype
             if key != "step":
                 assert found[i, key].dtype == kept
                 # The direction, of numbers up to 4, is rounded too where the state is.
-                twice = key == "parameter" and state_dtype is None
+                twice = key == "parameter" and state_dtype != FLOAT32
                 assert_near(found[i, key], value, (1 + twice) * part[kept], 0.1 + twice, (t, i, key))
 
 

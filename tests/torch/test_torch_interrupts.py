@@ -23,6 +23,7 @@ from tests.helpers.torch_rules import (
     Tensor,
     bits,
     each_class,
+    fits,
     new,
     parameter,
     random,
@@ -147,6 +148,8 @@ def test_other_memory(name: str, steps: int) -> None:
 @each_kind
 @pytest.mark.parametrize("state_dtype", [None, FLOAT32], ids=str)
 def test_16_bits(name: str, state_dtype: Any) -> None:
+    if not fits(name, BFLOAT16):
+        return
     make = stepping(name, lambda: dense(BFLOAT16), clip_norm=1.0, state_dtype=state_dtype)
     at_every_event(make, **pace(name, 11))
 

@@ -26,6 +26,7 @@ from tests.helpers.torch_rules import (
     assert_same,
     each_class,
     each_drop_in,
+    each_narrow,
     exactly,
     give,
     in_numpy,
@@ -179,7 +180,7 @@ def test_scale_and_flag_as_attributes(name: str) -> None:
             del ours.grad_scale, ours.found_inf
 
 
-@each_class
+@each_narrow
 def test_scaler_with_float16_gradients(name: str) -> None:
     """Which the scaler's default path refuses."""
     optimizer, plain = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import pytest
@@ -124,7 +125,7 @@ def test_numbers_of_torch(choice: str, kind: str, coalesced: bool) -> None:
         if coalesced:
             grads = [g.coalesce() for g in grads]
         before = [(g._indices().clone(), g._values().clone(), g.is_coalesced()) for g in grads]
-        found, state = stepped(ours, start, grads)
+        found, state = stepped(partial(ours, state_dtype=dtype), start, grads)
         for g, (i, v, was) in zip(grads, before, strict=True):
             assert torch.equal(g._indices(), i)
             assert torch.equal(g._values(), v)
@@ -180,7 +181,7 @@ def test_equal_rows_are_summed(choice: str) -> None:
         for r, v in zip(g._indices()[0].tolist(), g._values().to(arithmetic), strict=True):
             sums[r] = sums[r] + v if r in sums else v
         named = sorted(sums)
-        found, state = stepped(ours, start, [g])
+        found, state = stepped(partial(ours, state_dtype=dtype), start, [g])
         wide = start[named].to(arithmetic)
         exact, their_state = stepped(ours, wide, [torch.stack([sums[r] for r in named])])
         assert torch.equal(found[named], exact.to(dtype))

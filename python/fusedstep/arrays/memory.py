@@ -64,12 +64,16 @@ def check_arrays(label: str, saved: Any, arrays: Mapping[Any, Array]) -> None:
         check_like(f"{label} {name!r}", saved[name], array)
 
 
-def check_like(label: str, saved: Any, array: Array) -> None:
-    """Raise TypeError or ValueError unless `saved` is an array of the shape and dtype of `array`."""
+def check_like(label: str, saved: Any, array: Array, *, or_float16: bool = False) -> None:
+    """Raise TypeError or ValueError unless `saved` is an array of the shape and dtype of `array`.
+
+    or_float16: float16 will do in place of float32, which has all its numbers.
+    """
     value = check_array(label, saved)
     if value.shape != array.shape:
         raise ValueError(f"{label} has shape {value.shape}, here {array.shape}")
-    if value.dtype != array.dtype:
+    exact = or_float16 and (value.dtype, array.dtype) == (np.float16, np.float32)
+    if value.dtype != array.dtype and not exact:
         raise TypeError(f"{label} has dtype {value.dtype}, here {array.dtype}")
 
 

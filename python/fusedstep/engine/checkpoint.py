@@ -138,7 +138,8 @@ def _check_state(optimizer: Resumable, saved: Any) -> None:
     for name, slots in zip(optimizer.tensors.names, optimizer.tensors.slots, strict=True):
         same(f"state of parameter {name!r}", saved[name], slots)
     for name, slot, array in optimizer.tensors.state():
-        check_like(f"state {slot!r} of parameter {name!r}", saved[name][slot], array)
+        label = f"state {slot!r} of parameter {name!r}"
+        check_like(label, saved[name][slot], array, or_float16=True)
 
 
 def _list(label: str, found: Any) -> None:

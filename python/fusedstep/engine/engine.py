@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .._core import Busy, Changes
 from ..arrays.memory import Array, set_to_zero
 from ..arrays.rows import Rows
-from ..arrays.storage import DType, checked_format
+from ..arrays.storage import checked_format
 from ..arrays.structure import Groups, Params
 from ..arrays.tensors import Tensors
 from ..backends import BACKENDS
@@ -82,7 +82,9 @@ class Engine(Rule, Loads):
         self.tensors = Tensors(
             self.structure.names,
             self.structure.parameters,
-            lambda i, p, dense_p: self._made(i, p, dense_p, state_type),
+            lambda i, p, dense_p: made(
+                type(self), self._group_of[i], self.structure.names[i], p, dense_p, state_type
+            ),
         )
         self.state = MappingProxyType(self.structure.tree(self.tensors.views()))
         found = BACKENDS[backend]
@@ -92,16 +94,6 @@ class Engine(Rule, Loads):
         self._tables = Tables(
             type(self), found.table, self.structure.parameters, self.tensors, self._group_of
         )
-
-    def _made(
-        self, i: int, p: Array, dense_p: Array, state_type: DType | None
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Make the state of a parameter, and the room that its steps need."""
-        group, name = self._group_of[i], self.structure.names[i]
-        slots = self.slots_of(group.kernel_of(p), averaged=group.averaged)
-        arrays = made(slots, group, name, p, dense_p, state_type)
-        state = {slot: a for slot, a in arrays.items() if slots[slot].lives}
-        return state, {slot: a for slot, a in arrays.items() if slot not in state}
 
     @property
     def t(self) -> int:
@@ -279,8 +271,8 @@ class Engine(Rule, Loads):
 
         A number in the checkpoint replaces the optimizer's number or schedule. Where the checkpoint had a
         schedule, the optimizer keeps its own, and restores what that one was told. Raises ValueError or
-        TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes agree; raises
-        RuntimeError while a step runs.
+        TypeError, and changes nothing, unless rule, groups, names, shapes and dtypes agree, but for float16
+        state, which loads into float32; raises RuntimeError while a step runs.
         """
         self.busy.run(super().load_state_dict, state_dict)
 

@@ -24,8 +24,12 @@ class Optimizer(Engine):
     shape, and the dtype float32, float64, float16, or bfloat16 (of the package ml_dtypes). A step computes
     float64 arrays in float64, and combines them with no other dtype. It computes the others in float32, and
     rounds what is kept in 16 bits once, to nearest even, when it stores it; among these, parameters and
-    gradients may have different dtypes. State has the dtype of its parameter, or `state_dtype`, a dtype or
-    its name. ``backend="numpy"`` runs the rule's formula in NumPy; both backends give the same bits.
+    gradients may have different dtypes. ``backend="numpy"`` runs the rule's formula in NumPy; both backends
+    give the same bits.
+
+    State has the dtype of its parameter, or `state_dtype`, a dtype or its name. But without `state_dtype`,
+    rules that keep squares of gradients have float32 state beside float16 parameters, except for `ema`: in
+    float16 squares of small gradients would be 0, and those of large ones infinite.
 
     lr: at least 0, default 0.001. l1, l2, weight_decay: at least 0, default 0. maximize: default False.
     ema: in [0, 1), default 0; if it is not 0, the state has another slot of this name, which starts at p and

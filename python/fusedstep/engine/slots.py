@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable
+from typing import TypeAlias
 
 import numpy as np
 
 from ..arrays.memory import Array, zeros_like
 from ..arrays.storage import DType, mix
-from ..formula.slots import PARAMETER, Slot
+from ..formula.rule import Rule
+from ..formula.slots import PARAMETER, widened
+from .group import Group
+
+Arrays: TypeAlias = dict[str, Array]
 
 
 def made(
-    slots: Mapping[str, Slot],
-    h: Mapping[str, Any],
-    name: Hashable,
-    p: Array,
-    dense_p: Array,
-    state_type: DType | None,
-) -> dict[str, Array]:
-    """Make an array for each slot, filled with its first value, in the memory order of `dense_p`.
+    rule: type[Rule], group: Group, name: Hashable, p: Array, dense_p: Array, state_type: DType | None
+) -> tuple[Arrays, Arrays]:
+    """Make the state of parameter `name`, at its first values, and the room that its steps need.
 
-    h: the hyperparameters, some of which are the first value of a slot. Raise TypeError if a step cannot
-    combine the dtype of parameter `name` with that of the state.
+    state_type: the dtype of the state that the user asks for. The arrays have the memory order of `dense_p`.
+    Raise TypeError if a step cannot combine the dtypes, or if the rule needs more than 16 bits.
     """
     common = state_type or p.dtype
     if not mix(common, p.dtype):
         raise TypeError(f"parameter {name!r} has dtype {p.dtype}, which goes with no state in {common}")
-    arrays = {}
+    rule.check_width(f"parameter {name!r}", p.dtype)
+    rule.check_width(f"the state of parameter {name!r}", common)
+    slots = rule.slots_of(group.kernel_of(p), averaged=group.averaged)
+    wide = widened(slots) if state_type is None and p.dtype == np.float16 else []
+    state: Arrays = {}
+    room: Arrays = {}
     with np.errstate(all="ignore"):
         for key, slot in slots.items():
-            dtype = common if slot.kept is None else np.dtype(slot.kept)
+            dtype = np.dtype(slot.kept or ("float32" if key in wide else common))
             whole = slot.of == "element"
             array = zeros_like(dense_p, dtype) if whole else np.zeros(slot.shape(p.shape), dtype)
             if slot.start == PARAMETER:
                 array[...] = p
-            elif first := slot.first(h):
+            elif first := slot.first(group):
                 array[...] = first
-            arrays[key] = array
-    return arrays
+            (state if slot.lives else room)[key] = array
+    return state, room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .at import At
 from .coefficients import Adapted, Measured
@@ -39,6 +39,12 @@ class Rule:
     steps_rows: ClassVar[bool] = False
     """Whether the rule can step some rows of a parameter without the others."""
 
+    needs_float32: ClassVar[bool] = False
+    """Whether parameters and state of 16 bits would lose the first steps, because they are too small."""
+
+    every_slot: ClassVar[dict[str, Slot]] = {}
+    """The slots of all kernels."""
+
     scalars: ClassVar[dict[str, float]] = {}
     """The first values of the slots that are one number for a group."""
 
@@ -52,7 +58,9 @@ class Rule:
             setattr(cls, name, field)
         cls.scalars = {name: slot.first({}) for name, slot in cls.slots.items() if slot.of == "group"}
         cls.numbers = {name: slot.first({}) for name, slot in cls.slots.items() if slot.of == "tensor"}
+        cls.every_slot = {**cls.every_slot, **cls.slots}
         for kernel in (value for value in vars(cls).values() if isinstance(value, Kernel)):
+            cls.every_slot |= kernel.slots
             for sweep in kernel.sweeps:
                 if sweep.operands != kernel.operands:
                     raise TypeError(f"{cls.__name__}: the sweeps of {kernel.name} take different slots")
@@ -72,6 +80,14 @@ class Rule:
             taken[AVERAGE] = AVERAGE_SLOT
         beside = {name: slot for name, slot in kernel.slots.items() if name not in taken}
         return taken | beside | {name: cls.slots[name] for name in cls.numbers}
+
+    @classmethod
+    def check_width(cls, label: str, dtype: Any) -> None:
+        """Raise TypeError if this dtype, NumPy's or torch's, has 16 bits and the rule needs more."""
+        if cls.needs_float32 and dtype.itemsize == 2:
+            raise TypeError(
+                f"{label} is {dtype}, in which the first steps of {cls.__name__} are lost: use float32"
+            )
 
     @classmethod
     def choose_kernel(cls, h: SimpleNamespace) -> Kernel:

@@ -25,7 +25,10 @@ class Slot:
     parameter."""
 
     kept: str | None = None
-    """The dtype that the slot always has; None means the parameter's, or the optimizer's `state_dtype`."""
+    """The dtype that the slot always has; None means that of the rest of the state."""
+
+    squares: bool = False
+    """Whether the slot holds squares, of gradients or of differences."""
 
     lives: bool = True
     """Whether the slot is state. If not, it is room: memory that is needed only during a step."""
@@ -53,3 +56,13 @@ AVERAGE = "ema"
 """The slot of the average of the weights, which every rule can keep."""
 
 AVERAGE_SLOT = Slot(start=PARAMETER)
+
+
+def widened(slots: Mapping[str, Slot]) -> list[str]:
+    """The slots of a float16 parameter that are kept in float32, unless the user asks for another dtype.
+
+    In float16 the square of a number below 1.7e-4 is 0, and that of 256 is infinite. So where a slot holds
+    squares, the whole state is in float32, but for the average of the weights, which is as the weights are.
+    """
+    squares = any(slot.squares and slot.kept is None for slot in slots.values())
+    return [name for name in slots if name != AVERAGE] if squares else []

@@ -173,7 +173,7 @@ class Batch:
 def kept_direction(form: Form, kernel: Kernel, p: Tensor, state: State) -> torch.dtype:
     """The dtype that a direction is rounded to: that of the rest of the state."""
     kept = [state[form.key(slot)] for slot in kernel.operands if form.key(slot) in state]
-    dtype: torch.dtype = kept[0].dtype if kept else form.kept_as(p)
+    dtype: torch.dtype = kept[0].dtype if kept else form.dtypes(p, kernel.slots)[kernel.room]
     return dtype
 
 

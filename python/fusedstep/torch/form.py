@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..formula.kernel import Kernel
 from ..formula.rule import Rule
-from ..formula.slots import PARAMETER
+from ..formula.slots import AVERAGE, AVERAGE_SLOT, PARAMETER, Slot, widened
 
 State: TypeAlias = dict[str, Any]
 """The state that an optimizer keeps for a parameter."""
 
 STEPS = "step"
 DOUBLE = (torch.float64, torch.complex128)
+HALF = (torch.float16, torch.complex32)
 
 
 class Form(NamedTuple):
@@ -51,11 +52,14 @@ class Form(NamedTuple):
         """How many of the `scalar_keys`, from the first, have equal values within a batch."""
         return self.counted + len(self.rule.scalars)
 
-    def kept_as(self, p: Tensor) -> torch.dtype:
-        """The dtype of the state of `p`."""
-        if self.state_dtype is None:
-            return p.dtype
-        return self.state_dtype.to_complex() if p.is_complex() else self.state_dtype
+    def dtypes(self, p: Tensor, slots: Mapping[str, Slot]) -> dict[str, torch.dtype]:
+        """The dtype in which `p` has each of its slots."""
+        common = self.state_dtype or p.dtype
+        if p.is_complex():
+            common = common.to_complex()
+        wide = widened(slots) if self.state_dtype is None and p.dtype in HALF else []
+        found = dict.fromkeys(slots, common) | dict.fromkeys(wide, torch.promote_types(common, torch.float32))
+        return found | {name: getattr(torch, slot.kept) for name, slot in slots.items() if slot.kept}
 
     def completed(self, h: Mapping[str, Any], kernel: Kernel, p: Tensor, state: State) -> State:
         """The state of `p`, with its missing slots added at their first values."""
@@ -65,9 +69,9 @@ class Form(NamedTuple):
         for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
             complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
         slots = self.rule.slots_of(kernel, averaged=h["ema"] != 0)
-        common = self.kept_as(p)
+        dtypes = self.dtypes(p, slots)
         for name, slot in slots.items():
-            key, dtype = self.key(name), getattr(torch, slot.kept) if slot.kept else common
+            key, dtype = self.key(name), dtypes[name]
             if key in complete or not slot.lives:
                 continue
             if slot.start == PARAMETER:
@@ -81,7 +85,16 @@ class Form(NamedTuple):
     def restored(
         self, p: Tensor, loaded: Mapping[str, Any], now: Mapping[str, Any]
     ) -> Iterator[tuple[str, Any]]:
-        """The state loaded for `p`, in its saved precision; `now` is what torch has made of it."""
+        """The state loaded for `p`; `now` is what torch has made of it.
+
+        It has its saved precision, unless `state_dtype` asks for another, or it was saved in 16 bits that are
+        too few.
+        """
+        declared = {**self.rule.every_slot, AVERAGE: AVERAGE_SLOT}
+        slots = {name: slot for name, slot in declared.items() if self.key(name) in loaded}
+        dtypes = {self.key(name): dtype for name, dtype in self.dtypes(p, slots).items()}
+        wide = [self.key(name) for name in widened(slots)]
+        narrow = (*HALF, torch.bfloat16) if self.rule.needs_float32 else HALF
         for key, value in loaded.items():
             if value is None:  # torch's SGD has None before its first step
                 continue
@@ -92,8 +105,11 @@ class Form(NamedTuple):
                 yield key, value if value.dtype in (torch.float32, torch.float64) else value.to(torch.float32)
                 continue
             fits = (value.dtype in DOUBLE) == (p.dtype in DOUBLE)
-            chosen = self.state_dtype is not None or not fits
-            dtype = self.kept_as(p) if chosen else value.dtype
+            dtype = value.dtype
+            if self.state_dtype is not None or not fits:
+                dtype = dtypes.get(key, dtype)
+            elif key in wide and dtype in narrow:
+                dtype = torch.promote_types(dtype, torch.float32)
             if value.shape == p.shape and value.stride() != p.stride():
                 yield key, torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(value)
             else:

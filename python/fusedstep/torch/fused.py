@@ -54,9 +54,10 @@ class Fused(torch.optim.Optimizer):
     clip_norm: multiply gradients by ``min(1, clip_norm / (norm + 1e-6))``, with the 2-norm of all gradients
     of this optimizer. It happens within the pass and does not write the gradients. Default None: no clipping.
     state_dtype: the dtype of the state, for example float32 for parameters of 16 bits. Default None: the
-    dtype of the parameter. Loaded state keeps its precision. unscale_in_step: `torch.amp.GradScaler`
-    leaves unscaling to the step, and does not write the gradients. Default False, but True with torch's
-    argument ``fused=True``.
+    dtype of the parameter, but float32 beside float16 where the rule keeps squares of gradients, for which
+    float16 is too small. Loaded state keeps its precision, or is widened likewise. unscale_in_step:
+    `torch.amp.GradScaler` leaves unscaling to the step, and does not write the gradients. Default False, but
+    True with torch's argument ``fused=True``.
 
     `foreach`, `fused` and `capturable` are accepted and change nothing else. Parameters and gradients are on
     the CPU, in float64, float32, bfloat16, float16 or complex (stepped as pairs of real numbers). Numbers of
@@ -110,8 +111,10 @@ class Fused(torch.optim.Optimizer):
         unscale_in_step: bool = False,
         **options: Any,
     ) -> None:
-        if state_dtype is not None and state_dtype not in FLOATS:
-            raise TypeError(f"state_dtype must be one of {FLOATS}, got {state_dtype!r}")
+        if state_dtype is not None:
+            if state_dtype not in FLOATS:
+                raise TypeError(f"state_dtype must be one of {FLOATS}, got {state_dtype!r}")
+            self.rule.check_width("state_dtype", state_dtype)
         self.clip_norm = None if clip_norm is None else checked_number("clip_norm", clip_norm, LIMIT)
         self.state_dtype = state_dtype
         self._machine = Machine()
@@ -257,6 +260,7 @@ class Fused(torch.optim.Optimizer):
                 raise ValueError(f"{labels[p]} has layout {p.layout}; it must be strided")
             if p.dtype not in FLOATS + COMPLEX:
                 raise TypeError(f"{labels[p]} has dtype {p.dtype}; it must be a float or complex")
+            self.rule.check_width(labels[p], p.dtype.to_real())
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Load what this class or torch's has saved, as torch does, but keep the precision of state.

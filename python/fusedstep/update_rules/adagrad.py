@@ -50,7 +50,7 @@ class Adagrad(Optimizer):
     eps: Nonnegative = 1e-8
     initial_accumulator: Initial = 0.0
     mean: bool = False
-    slots: ClassVar = {"s": Slot(start="initial_accumulator")}
+    slots: ClassVar = {"s": Slot(start="initial_accumulator", squares=True)}
     steps_rows: ClassVar = True
 
     @kernel("Adagrad")
@@ -98,7 +98,7 @@ class RowwiseAdagrad(Optimizer):
 
     lr: Nonnegative = 0.01
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"s": Slot()}
+    slots: ClassVar = {"s": Slot(squares=True)}
     steps_rows: ClassVar = True
 
     update = Adagrad.update
@@ -117,7 +117,7 @@ class RowwiseAdagrad(Optimizer):
         "RowwiseAdagrad",
         after=(direction,),
         turn=divide_rows,
-        slots={"o": Slot(lives=False), "s": Slot(of="table row")},
+        slots={"o": Slot(lives=False), "s": Slot(of="table row", squares=True)},
         of_rows=update_row,
     )
     @staticmethod
@@ -160,7 +160,7 @@ class RMSProp(Optimizer):
     momentum: Decay = 0.0
     centered: bool = False
     eps_inside: bool = False
-    slots: ClassVar = {"s": Slot(), "a": Slot(), "b": Slot()}
+    slots: ClassVar = {"s": Slot(squares=True), "a": Slot(), "b": Slot()}
     steps_rows: ClassVar = True
 
     @kernel("RMSProp")
@@ -218,7 +218,7 @@ class Adadelta(Optimizer):
     lr: Nonnegative = 1.0
     rho: Portion = 0.9
     eps: Nonnegative = 1e-6
-    slots: ClassVar = {"s": Slot(), "d": Slot()}
+    slots: ClassVar = {"s": Slot(squares=True), "d": Slot(squares=True)}
 
     @kernel("Adadelta")
     @staticmethod

@@ -53,7 +53,7 @@ class Adam(Optimizer):
     bias_correction: bool = True
     eps_hat: bool = False
     cautious: bool = False
-    slots: ClassVar = {"m": Slot(), "v": Slot(), "vmax": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True), "vmax": Slot(squares=True)}
     steps_rows: ClassVar = True
 
     @kernel("Adam")
@@ -229,7 +229,7 @@ class RAdam(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
 
     @kernel("RAdam")
     @staticmethod

@@ -41,7 +41,8 @@ class Prodigy(Optimizer):
     lr·d·m / (√v + d·eps)``, where only d·eps uses the new d. A step with lr = 0, or before the first nonzero
     gradient, does nothing. State, 16 bytes: m, v, s, and p0, the first p; also d, its largest estimate, r and
     the count of steps taken, one number per group each. For training without a search for lr: leave it at 1,
-    or give it a schedule of at most 1.
+    or give it a schedule of at most 1. Its first steps, as small as d0, would be lost in 16 bits: parameters
+    and state in float16 or bfloat16 raise TypeError.
 
     lr: default 1. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 1e-8. weight_decay: default 0,
     applied as above. d0: the first d, default 1e-6, fixed. d_coef: default 1. growth_rate: at least 1,
@@ -62,7 +63,7 @@ class Prodigy(Optimizer):
     safeguard_warmup: bool = False
     slots: ClassVar = {
         "m": Slot(),
-        "v": Slot(),
+        "v": Slot(squares=True),
         "s": Slot(),
         "p0": Slot(start="p"),
         "d": Slot(of="group"),
@@ -71,6 +72,7 @@ class Prodigy(Optimizer):
         "taken": Slot(of="group"),
     }
     measures_groups: ClassVar = True
+    needs_float32: ClassVar = True
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod

@@ -54,7 +54,7 @@ class Ftrl(Optimizer):
     beta: Nonnegative = 0.0
     l1: Nonnegative = 0.0
     l2: Nonnegative = 0.0
-    slots: ClassVar = {"n": Slot(start="initial_accumulator"), "z": Slot()}
+    slots: ClassVar = {"n": Slot(start="initial_accumulator", squares=True), "z": Slot()}
     takes: ClassVar = ("l1", "l2")
 
     @kernel("Ftrl")
@@ -108,7 +108,7 @@ class MADGRAD(Optimizer):
     lr: Nonnegative = 0.01
     momentum: Decay = 0.9
     eps: Nonnegative = 1e-6
-    slots: ClassVar = {"s": Slot(), "z": Slot(), "x0": Slot(start="p")}
+    slots: ClassVar = {"s": Slot(squares=True), "z": Slot(), "x0": Slot(start="p")}
 
     @kernel("MADGRAD")
     @staticmethod

@@ -172,7 +172,7 @@ class Adafactor(Optimizer):
     eps2: Nonnegative = 1e-3
     d: Positive = 1.0
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"v": Slot()}
+    slots: ClassVar = {"v": Slot(squares=True)}
     takes: ClassVar = ("weight_decay",)
 
     @sweep("GradientDirection")
@@ -191,8 +191,8 @@ class Adafactor(Optimizer):
         turn=divide,
         slots={
             "o": Slot(lives=False),
-            "row_var": Slot(of="row"),
-            "col_var": Slot(of="column"),
+            "row_var": Slot(of="row", squares=True),
+            "col_var": Slot(of="column", squares=True),
         },
         stacks=True,
     )

@@ -30,7 +30,7 @@ class AdaBelief(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-16
-    slots: ClassVar = {"m": Slot(), "s": Slot()}
+    slots: ClassVar = {"m": Slot(), "s": Slot(squares=True)}
 
     @kernel("AdaBelief")
     @staticmethod
@@ -53,8 +53,7 @@ class Yogi(Optimizer):
     For gradients that are rarely large: v grows and shrinks at the same speed.
 
     lr: step size, default 0.01. beta1, beta2: in [0, 1), default 0.9 and 0.999. eps: default 0.001.
-    initial_accumulator: the first value of m and v, default 1e-6, fixed. Further options and errors: see
-    `Optimizer`.
+    initial_accumulator: the first m and v, default 1e-6, fixed. Further options and errors: see `Optimizer`.
     """
 
     lr: Nonnegative = 0.01
@@ -62,7 +61,10 @@ class Yogi(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-3
     initial_accumulator: Initial = 1e-6
-    slots: ClassVar = {"m": Slot(start="initial_accumulator"), "v": Slot(start="initial_accumulator")}
+    slots: ClassVar = {
+        "m": Slot(start="initial_accumulator"),
+        "v": Slot(start="initial_accumulator", squares=True),
+    }
 
     @kernel("Yogi")
     @staticmethod
@@ -97,7 +99,7 @@ class AdEMAMix(Optimizer):
     alpha: Nonnegative = 5.0
     warmup: Nonnegative = 0.0
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "m2": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "m2": Slot(), "v": Slot(squares=True)}
 
     @kernel("AdEMAMix")
     @staticmethod
@@ -138,7 +140,7 @@ class ADOPT(Optimizer):
     beta2: Decay = 0.9999
     eps: Nonnegative = 1e-6
     clip: bool = True
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
 
     @kernel("ADOPT")
     @staticmethod
@@ -176,7 +178,7 @@ class Adan(Optimizer):
     beta3: Decay = 0.99
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"m": Slot(), "d": Slot(), "n": Slot(), "prev": Slot()}
+    slots: ClassVar = {"m": Slot(), "d": Slot(), "n": Slot(squares=True), "prev": Slot()}
     takes: ClassVar = ("weight_decay",)
 
     @kernel("Adan")
@@ -222,7 +224,7 @@ class LaProp(Optimizer):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-15
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
 
     @kernel("LaProp")
     @staticmethod
@@ -261,7 +263,7 @@ class QHAdam(Optimizer):
     nu1: Nonnegative = 0.7
     nu2: Nonnegative = 1.0
     eps: Nonnegative = 1e-8
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
 
     @kernel("QHAdam")
     @staticmethod

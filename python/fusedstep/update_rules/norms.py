@@ -85,7 +85,7 @@ class LAMB(Optimizer):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-6
     weight_decay: Nonnegative = 0.01
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
@@ -138,7 +138,7 @@ class StableAdamW(Optimizer):
     beta2: Decay = 0.99
     eps: Nonnegative = 1e-6
     weight_decay: Nonnegative = 0.01
-    slots: ClassVar = {"m": Slot(), "v": Slot()}
+    slots: ClassVar = {"m": Slot(), "v": Slot(squares=True)}
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod
@@ -180,7 +180,7 @@ class NovoGrad(Optimizer):
     beta2: Decay = 0.98
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {"m": Slot(), "v": Slot(of="tensor", kept="float64")}
+    slots: ClassVar = {"m": Slot(), "v": Slot(of="tensor", kept="float64", squares=True)}
     takes: ClassVar = ("weight_decay",)
 
     @staticmethod

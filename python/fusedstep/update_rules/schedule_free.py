@@ -128,7 +128,7 @@ class ScheduleFreeAdamW(ScheduleFree):
     beta2: Decay = 0.999
     eps: Nonnegative = 1e-8
     weight_decay: Nonnegative = 0.0
-    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p"), "v": Slot()}
+    slots: ClassVar = {**ScheduleFree.slots, "z": Slot(start="p"), "v": Slot(squares=True)}
     mixture: ClassVar = "beta1"
 
     @kernel("ScheduleFreeAdamW")

@@ -28,10 +28,12 @@ class Adagrad(Fused, torch.optim.Adagrad):
 
     def __init__(self, params: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(params, *arguments, **options)
-        if self.state_dtype is not None:  # torch's constructor has made the sums
-            form = self._form()
-            for p, state in self.state.items():
-                state["sum"] = state["sum"].to(form.kept_as(p))
+        form = self._form()
+        kept = {p: form.dtypes(p, self.rule.slots)["s"] for p in self.state}
+        others = [p for p, dtype in kept.items() if self.state[p]["sum"].dtype != dtype]
+        for p in others:  # torch's constructor has made the sums in the dtype of the parameter
+            del self.state[p]["sum"]
+        self.make_state(others)
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
         return {
