@@ -90,16 +90,14 @@ void Changes::forget() noexcept {
   scalars_.clear();
 }
 
-Changes Changes::undo() const {
-  Changes back;
-  for (const auto& [target, values] : dictionaries_) {
+void Changes::restore(const Changes& others) {
+  for (const auto& [target, values] : others.dictionaries_) {
     py::dict before;
     for (const auto& [key, value] : values)
       if (target.contains(key)) before[key] = target[key];
-    back.update(target, before);
+    update(target, before);
   }
-  for (std::size_t i = 0; i < targets_.size(); ++i) back.copy(targets_[i], targets_[i].attr("copy")(), false);
-  return back;
+  for (const py::array& target : others.targets_) copy(target, target.attr("copy")(), false);
 }
 
 void Changes::write() const {

@@ -41,8 +41,8 @@ class Changes {
   /// Forgets all changes.
   void forget() noexcept;
 
-  /// The changes that undo these once they are written. Entries that are new in a dictionary stay.
-  Changes undo() const;
+  /// What the others change will be again as it is now. Entries that are new in a dictionary stay.
+  void restore(const Changes& others);
 
   /// Writes everything.
   void write() const;

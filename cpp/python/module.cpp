@@ -102,6 +102,13 @@ std::vector<std::string> isas() {
   return names;
 }
 
+/// pybind11's way to a new object, except that it does not ask whether there was memory for it.
+PyObject* new_object(PyTypeObject* type, PyObject* /*args*/, PyObject* /*keywords*/) {
+  PyObject* const self = type->tp_alloc(type, 0);
+  if (self != nullptr) reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
+  return self;
+}
+
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The native half of fusedstep.";
   m.attr("version") = FUSEDSTEP_VERSION;
@@ -146,7 +153,8 @@ PYBIND11_MODULE(_core, m) {
            "Copy an array into one of the same shape and width of elements, perhaps with changed signs.")
       .def("put", &Changes::put, py::arg("target"), py::arg("rows"), py::arg("source"),
            "Copy rows into those rows of `target` that `rows` names.")
-      .def("undo", &Changes::undo, "The changes that undo these once they are written.")
+      .def("restore", &Changes::restore, py::arg("others"),
+           "Have all that the others change be again as it is now.")
       .def("extend", &Changes::extend, py::arg("others"), "Add all changes of another object.")
       .def("write", &Changes::write, "Write all changes, in one call that no interrupt divides.");
   py::class_<Layouts>(m, "Layouts", "Arrays that must stay where they are, with their types and shapes.")
@@ -222,6 +230,9 @@ PYBIND11_MODULE(_core, m) {
            py::arg("changes") = py::none(),
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
       .def("release", &TorchPlan::release, "Forget the gradients of a step.");
+
+  for (const auto& [name, value] : py::dict(m.attr("__dict__")))
+    if (PyType_Check(value.ptr())) reinterpret_cast<PyTypeObject*>(value.ptr())->tp_new = new_object;
 }
 
 }  // namespace

@@ -39,7 +39,9 @@ class Loading:
 
     def write(self) -> None:
         """Restore all; after an error, all is as it was."""
-        undo = self.changes.undo() if self.others else Changes()
+        undo = Changes()
+        if self.others:
+            undo.restore(self.changes)
         before = [(part, part.state_dict()) for _, part, _ in self.others]
         try:
             self.changes.write()

@@ -29,9 +29,8 @@ def copy_into(changes: Changes, tensor: Tensor, source: Tensor) -> None:
     """Add to the changes that `tensor` has the values of `source`, whose shape and dtype are the same."""
     to, values = memory_of(tensor), memory_of(source)
     if not tensor.is_complex():
-        changes.copy(to, values, negated=tensor.is_neg())
+        changes.copy(to, values, tensor.is_neg())
         return
     for part in (0, 1):
-        changes.copy(
-            to[..., part], values[..., part], negated=tensor.is_neg() != (tensor.is_conj() and part == 1)
-        )
+        negated = tensor.is_neg() != (tensor.is_conj() and part == 1)
+        changes.copy(to[..., part], values[..., part], negated)
