@@ -93,6 +93,15 @@ def test_numbers_of_groups_must_be_numbers(rule: str, bad: Any) -> None:
     assert repr(opt.state_dict()) == before
 
 
+def test_a_number_of_a_group_that_no_float_holds_is_infinite() -> None:
+    """As any other number that a user gives."""
+    opt, _ = made("NAdam", "plain", 1)
+    state = opt.state_dict()
+    state["groups"][0]["scalars"]["mu_product"] = 10**400
+    opt.load_state_dict(state)
+    assert opt.groups[0].scalars["mu_product"] == math.inf
+
+
 FIGURES = [1.0, math.nan, 1e308, -1e308, math.inf, -math.inf, 0.0, -0.0, 5e-324, 3e38, -math.nan, 2.0]
 
 

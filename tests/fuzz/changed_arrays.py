@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -66,7 +66,7 @@ def a_way(rng: random.Random, a: Array) -> tuple[str, Way]:
     """A way to change such an array that NumPy allows."""
     dtype = rng.choice([kind for kind in map(np.dtype, SAME_SIZE[a.itemsize]) if kind != a.dtype])
     ways: dict[str, Way] = {"read-only": frozen, f"dtype {dtype}": lambda a: changed(a, "dtype", dtype)}
-    if a.size > 1 and a.flags.c_contiguous:
+    if a.size > 1 and a.strides == np.empty(a.shape, a.dtype).strides:  # or they would come back as others
         shape = rng.choice([(a.size, 1), (1, a.size), a.shape[::-1], (1, *a.shape)])
         if a.itemsize > 2:
             ways["dtype f2"] = lambda a: changed(a, "dtype", np.dtype("f2"))
@@ -177,14 +177,15 @@ def changed_gradient(rng: random.Random, subject: Subject) -> Mistake:
 
 
 def changed_within(rng: random.Random, subject: Subject) -> Mistake:
-    """A schedule changes a parameter or a gradient while the step runs; that may come too late to matter."""
+    """A schedule changes a parameter, or a gradient, which may still be one, before the step reads it."""
     grads = good(rng, subject)
     copies = {key: g.copy() for key, g in grads.items()}
     name, of_gradient = rng.choice(list(grads)), rng.random() < 0.5
     array = grads[name] if of_gradient else subject.params[name].array
     what, way = a_way(rng, array)
     if array.flags.owndata and rng.random() < 0.5:
-        what, way = "resized", lambda a: resized(a, (rng.choice([1, 1 << 20]),))
+        size = rng.choice([1, 1 << 20])
+        what, way = "resized", lambda a: resized(a, (size,))
     group = subject.opt.groups[rng.choice(subject.groups())]
     kept = group["lr"]
 
@@ -199,11 +200,15 @@ def changed_within(rng: random.Random, subject: Subject) -> Mistake:
             stack.callback(group.__setitem__, "lr", kept)
             subject.opt.step(subject.formed(grads), loss=20.0)
 
+    def honest(twin: Subject) -> None:
+        with way(copies[name]) if of_gradient else nullcontext():
+            twin.opt.step(twin.formed(copies), loss=20.0)
+
     return Mistake(
         f"{'gradient' if of_gradient else 'parameter'} {name!r} {array.shape} changed by a schedule: {what}",
         attempt,
         (repr(name),),
         errors=(TypeError, ValueError, RuntimeError),
-        honest=lambda twin: twin.opt.step(twin.formed(copies), loss=20.0),
+        honest=honest,
         last=what == "resized" and not of_gradient,
     )

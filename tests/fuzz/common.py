@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import math
 import os
 import random
 import subprocess
@@ -32,17 +33,19 @@ def main(case: Case, description: str) -> None:
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", default=str(random.SystemRandom().getrandbits(32)), help="default: fresh")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long to go on, default 20")
-    parser.add_argument("--cases", type=int, help="how many cases at most")
+    parser.add_argument("--seconds", type=float, help="how long to go on; 20 if --cases is not given either")
+    parser.add_argument("--cases", type=int, help="how many cases to try")
     parser.add_argument("--only", type=int, metavar="I", help="repeat this case alone")
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.seconds is None:
+        args.seconds = 20.0 if args.cases is None else math.inf
     if args.only is not None:
         limit_memory()
         sys.exit(not tried(case, args.seed, args.only))
     if args.progress is not None:
         sys.exit(not all_tried(case, args))
-    say(f"seed {args.seed}")
+    say(f"{module()}: seed {args.seed}")
     with tempfile.TemporaryDirectory() as folder:
         progress = Path(folder, "progress")
         progress.write_text("0")
@@ -52,9 +55,10 @@ def main(case: Case, description: str) -> None:
         reached = int(progress.read_text())
     if watched.returncode:
         command = f"{Path(sys.executable).name} -m {module()} --seed {args.seed} --only {reached}"
-        say(f"case {reached} failed, {ending(watched.returncode)}; to repeat it alone:\n  {command}")
+        how = ending(watched.returncode)
+        say(f"{module()}: case {reached} failed, {how}; to repeat it alone:\n  {command}")
         sys.exit(1)
-    say(f"{reached} cases")
+    say(f"{module()}: {reached} cases, no failure")
 
 
 def say(text: str) -> None:

@@ -17,6 +17,7 @@ import fusedstep as fs
 from tests.fuzz.arrays import Array
 from tests.fuzz.common import main
 from tests.fuzz.compare import difference
+from tests.fuzz.outcome import Refused, outcome
 from tests.fuzz.subject import Subject
 
 
@@ -48,6 +49,11 @@ def bits_of(gradient: Any) -> Any:
     return None if gradient is None else gradient.copy()
 
 
+def kept(there: Any) -> Any:
+    """What of a snapshot a refused step leaves as it was; gradients are looked at where they are given."""
+    return {part: there[part] for part in ("parameters", "state", "t", "groups")}
+
+
 class Run:
     """A subject, stepped by an engine."""
 
@@ -60,9 +66,15 @@ class Run:
 
     def history(self) -> Iterator[tuple[str, Any]]:
         """What happened, and all that there is after it, one after another."""
-        yield f"new {self.subject.opt} of {self.subject.form}", self.snapshot(None)
+        there = self.snapshot()
+        yield f"new {self.subject.opt} of {self.subject.form}", there
         for _ in range(self.rng.randint(1, 6)):
-            yield self.event()
+            before = there
+            event, there = self.event()
+            if isinstance(there["result"], Refused):
+                where = difference(kept(before), kept(there))
+                assert where is None, f"{event} was refused, but changed {where}"
+            yield event, there
             if self.interruptions.random() < self.engine.interruptions:
                 self.interrupt()
 
@@ -72,17 +84,17 @@ class Run:
         tables = [name for name in subject.params if subject.takes_rows(name)]
         if kind < 0.1:
             subject.change()
-            return f"changed {subject.changes[-1]}", self.snapshot(None)
+            return f"changed {subject.changes[-1]}", self.snapshot()
         if kind < 0.2 and subject.rule.startswith("ScheduleFree"):
             subject.opt.eval()
-            result = self.snapshot(None)
+            evaluated = self.snapshot()
             subject.opt.train()
-            return "eval", result
+            return "eval", self.snapshot(evaluated)
         if kind < 0.2:
             for group in subject.opt.groups:
                 if isinstance(group["lr"], fs.schedules.Plateau):
                     group["lr"].observe(self.rng.random())
-            return "observe", self.snapshot(None)
+            return "observe", self.snapshot()
         if kind < 0.5 and tables:
             return self.step_rows(self.rng.choice(tables))
         return self.step()
@@ -92,19 +104,20 @@ class Run:
         grads = subject.gradients()
         options = subject.step_options(grads)
         before = {name: bits_of(g) for name, g in grads.items()}
-        result = subject.opt.step(subject.formed(grads, flat=self.rng.random() < 0.3), **options)
+        given = subject.formed(grads, flat=self.rng.random() < 0.3)
+        result = outcome(lambda: subject.opt.step(given, **options))
         after = {name: bits_of(g) for name, g in grads.items()}
-        if options.get("zero_grad"):
+        if options.get("zero_grad") and not isinstance(result, Refused):
             assert not any(np.any(g) for g in after.values() if g is not None), "gradients are not 0"
         else:
             assert difference(before, after) is None, "gradients have changed"
-        return f"step with {options}", self.snapshot((result, after, fs.global_norm(list(grads.values()))))
+        return f"step with {options}", self.snapshot(result, (after, fs.global_norm(list(grads.values()))))
 
     def step_rows(self, name: Hashable) -> tuple[str, Any]:
         subject = self.subject
         (rows, values), options = subject.rows(name), subject.options()
         before: Array = values.copy()
-        result = subject.opt.step_rows(name, rows, values, **options)
+        result = outcome(lambda: subject.opt.step_rows(name, rows, values, **options))
         assert difference(before, values.copy()) is None, "gradients have changed"
         return f"step_rows of {name!r} with {options}", self.snapshot(result)
 
@@ -114,11 +127,12 @@ class Run:
         self.subject.opt = self.subject.made()
         self.subject.opt.load_state_dict(saved)
 
-    def snapshot(self, result: Any) -> Any:
+    def snapshot(self, result: Any = None, gradients: Any = None) -> Any:
         """All that must be the same, copied."""
         saved = self.subject.opt.state_dict()
         return {
             "result": result,
+            "gradients": gradients,
             "parameters": {name: placed.memory.copy() for name, placed in self.subject.params.items()},
             "given": {name: placed.memory.copy() for name, placed in self.subject.given.items()},
             "state": saved["state"],

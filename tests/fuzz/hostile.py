@@ -1,4 +1,7 @@
-"""Objects that are not what they seem, and arrays that lie about themselves."""
+"""Objects that are not what they seem, and arrays that lie about themselves.
+
+Lists and mappings of gradients may fail, but they do not lie about their length: nobody has such a list.
+"""
 
 from __future__ import annotations
 
@@ -82,13 +85,6 @@ class FailingDict(dict[Any, Any]):
         raise OwnError
 
 
-class LongList(list[Any]):
-    """A list that says that it has more items than it has."""
-
-    def __len__(self) -> int:
-        return 10**12
-
-
 LIES: dict[str, list[Any]] = {
     "shape": [(), (10**9,), (-1,), None, "x"],
     "dtype": [np.dtype(np.int8), np.dtype(np.float64), np.dtype(np.float32), None],
@@ -151,11 +147,11 @@ METHODS += [f"__array_{name}__" for name in ("finalize", "ufunc", "function", "w
 
 
 def not_arrays(honest: Array) -> dict[str, Any]:
-    """What has or could give the numbers of an array, but is none."""
-    return {
+    """What has the numbers of an array, but is none; a scalar may stand for an array without axes."""
+    scalar = {"scalar": honest.dtype.type(1)} if honest.ndim else {}
+    return scalar | {
         "list": honest.tolist(),
         "float": 1.0,
-        "scalar": honest.dtype.type(1),
         "memoryview": memoryview(bytes(honest.nbytes)),
         "bytes": b"x" * honest.nbytes,
         "text": "x" * max(1, honest.size),

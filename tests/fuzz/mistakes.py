@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.compare import difference
+from tests.fuzz.outcome import is_refusal, outcome
 from tests.fuzz.subject import Subject
 
 
@@ -70,7 +72,7 @@ def good_step(subject: Subject) -> None:
     grads = subject.gradients()
     options = subject.step_options(grads)
     with np.errstate(all="ignore"):
-        subject.opt.step(subject.formed(grads), **options)
+        outcome(lambda: subject.opt.step(subject.formed(grads), **options))
 
 
 def copied(given: Any) -> Any:
@@ -86,7 +88,7 @@ def wrong_with(mistake: Mistake, subject: Subject, twin: Subject) -> str | None:
     """What is not as it must be when the subject makes the mistake; `twin` is the same, and makes none."""
     for each in (subject, twin):
         if mistake.first:
-            mistake.first(each)
+            outcome(partial(mistake.first, each))
     before, given = bits(subject), copied(mistake.given)
     refusal: Exception | None = None
     try:
@@ -97,7 +99,7 @@ def wrong_with(mistake: Mistake, subject: Subject, twin: Subject) -> str | None:
         where = difference(before, bits(subject)) or difference(given, copied(mistake.given))
         wrong = f"changed {where}" if where else badly_said(mistake, refusal)
     elif mistake.honest is not None:
-        mistake.honest(twin)
+        outcome(partial(mistake.honest, twin))
         wrong = None
     else:
         wrong = "not refused"
@@ -107,8 +109,11 @@ def wrong_with(mistake: Mistake, subject: Subject, twin: Subject) -> str | None:
 
 
 def badly_said(mistake: Mistake, refusal: Exception) -> str | None:
-    """What is wrong with the error itself: it is of no documented kind, or does not say what it is about."""
-    if isinstance(refusal, OwnError):
+    """What is wrong with the error itself: it is of no documented kind, or does not say what it is about.
+
+    Where there is no step with these hyperparameters, that may be what is said first.
+    """
+    if isinstance(refusal, OwnError) or is_refusal(refusal):
         return None
     if not isinstance(refusal, mistake.errors):
         return f"should be one of {[error.__name__ for error in mistake.errors]}"

@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.fuzz.compare import difference
 from tests.fuzz.mistakes import bits, copied
+from tests.fuzz.outcome import outcome
 from tests.fuzz.subject import Subject
 
 
@@ -16,14 +17,15 @@ def wrong_when_strict(subject: Subject, twin: Subject) -> str | None:
     before, given = bits(subject), copied(list(grads.values()))
     try:
         with np.errstate(all="raise"):
-            subject.opt.step(subject.formed(grads), **options)
+            outcome(lambda: subject.opt.step(subject.formed(grads), **options))
     except (FloatingPointError, RuntimeWarning) as error:
         if where := difference(before, bits(subject)) or difference(given, copied(list(grads.values()))):
             return f"strict step of {subject.opt}: {error!r} after a change of {where}"
         with np.errstate(all="ignore"):
-            subject.opt.step(subject.formed(grads), **options)
+            outcome(lambda: subject.opt.step(subject.formed(grads), **options))
     with np.errstate(all="ignore"):
         same = twin.gradients()
-        twin.opt.step(twin.formed(same), **twin.step_options(same))
+        options = twin.step_options(same)
+        outcome(lambda: twin.opt.step(twin.formed(same), **options))
     where = difference(bits(twin), bits(subject))
     return where and f"strict step of {subject.opt} made a difference: {where}"

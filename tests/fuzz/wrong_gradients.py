@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 import fusedstep as fs
 from tests.fuzz.arrays import FLOAT64, Array
-from tests.fuzz.hostile import FailingDict, LongList, Pretender, a_liar, failing, lying, not_arrays
+from tests.fuzz.hostile import FailingDict, Pretender, a_liar, failing, lying, not_arrays
 from tests.fuzz.mistakes import Mistake, apart
 from tests.fuzz.subject import Subject
 
@@ -156,7 +157,7 @@ def wrong_structure(rng: random.Random, subject: Subject) -> Mistake | None:
         "set": set(),
         "text": "x" * len(values),
         "objects": np.full(len(values), None),
-        "long list": LongList(values),
+        "endless": itertools.repeat(None),
         "failing": FailingDict(grads),
         "one more": subject.formed({**grads, "more": None}) if len(values) > 1 else [*values, None],
         "nested": [[[formed]]],

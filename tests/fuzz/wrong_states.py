@@ -76,10 +76,11 @@ def of_groups(rng: random.Random, saved: dict[str, Any]) -> Changes:
         ("schedules None", ("schedules",), lambda: group.update(schedules=None)),
         ("unknown schedule", ("nope", "schedule"), lambda: group["schedules"].update(nope={})),
     ]
+    no_number = rng.choice([None, "x", [1.0], True])  # any number may come of gradients that are not finite
     for scalar in group["scalars"]:
         changes += [
             (f"no {scalar}", (scalar,), partial(group["scalars"].pop, scalar)),
-            (f"{scalar} {bad!r:.20}", (scalar,), partial(group["scalars"].__setitem__, scalar, bad)),
+            (f"{scalar} {no_number!r}", (scalar,), partial(group["scalars"].__setitem__, scalar, no_number)),
         ]
     for name, told in group["schedules"].items():
         worse: Any = rng.choice([None, {}, [], {**told, "nope": 1.0}, {**told, "value": bad}])

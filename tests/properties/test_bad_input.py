@@ -357,6 +357,13 @@ def test_gradient_that_shares_memory(backend: Any, dtype: Any, kind: str, skippe
 
 # How arrays are given.
 
+
+def endless() -> Iterator[None]:
+    """More gradients than there is memory for, as far as anybody needs to look."""
+    yield from [None] * 100
+    raise AssertionError("it was read on")
+
+
 BAD_STRUCTURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Error, str]] = {
     "missing name": (
         "mapping",
@@ -395,6 +402,13 @@ BAD_STRUCTURES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], Error, str
     "None for sequence": ("sequence", lambda _: None, TypeError, "gradients must be a sequence"),
     "number for sequence": ("sequence", lambda _: 1.0, TypeError, "gradients must be a sequence"),
     "set for sequence": ("sequence", lambda _: set(), TypeError, "gradients must be a sequence"),
+    "endless for sequence": ("sequence", lambda _: endless(), ValueError, "gradient 4 belongs to no param"),
+    "endless for groups of sequences": (
+        "groups of sequences",
+        lambda _: endless(),
+        ValueError,
+        "gradient 4 belongs to no parameter",
+    ),
     "text for sequence": ("sequence", lambda _: "abcd", TypeError, "gradient"),
     "missing in a group": (
         "groups",

@@ -535,6 +535,20 @@ def test_zero_grad_of_other_layouts(backend: Any, kind: str, order: Any, layout:
         assert untouched(g) == around > 0
 
 
+class Untrue(np.ndarray[Any, Any]):
+    """An array with a shape of its own making."""
+
+    shape = property(lambda _: (1, 2, 3))
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_zero_grad_of_a_subclass(backend: Any, skipped: bool) -> None:
+    p, g = np.ones(3), np.array([1.0, 2.0, math.nan if skipped else 3.0])
+    fs.SGD(p, lr=0.5, backend=backend).step(g.view(Untrue), zero_grad=True, skip_nonfinite=True)
+    assert p.tolist() == ([1, 1, 1] if skipped else [0.5, 0, -0.5])
+    assert zero_bits(g)
+
+
 SHARED: dict[str, Callable[[Array], tuple[Array, Array]]] = {
     "the same": lambda a: (a.reshape(-1)[: a.size // 2], a.reshape(-1)[: a.size // 2]),
     "the same array": lambda a: (a, a),

@@ -46,6 +46,13 @@ def test_whole_powers_are_near(x: float) -> None:
             assert abs(float(found) - float(exact)) <= 4 * math.ulp(float(exact))
 
 
+def test_whole_powers_that_no_number_holds() -> None:
+    """Of numbers of steps, which are ints: without their digits, of which there would be no end."""
+    for exponent in (2000, 1e300):
+        assert power(3, exponent) == math.inf
+        assert power(3, -exponent) == 0
+
+
 def test_roots_are_the_c_librarys() -> None:
     assert power(7.0, -0.8) == math.pow(7.0, -0.8)
     assert power(2.0, 0.5) == math.pow(2.0, 0.5)

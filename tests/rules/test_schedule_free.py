@@ -163,3 +163,18 @@ def test_the_mode_is_saved(rule: str, saving: Any, backend: Any) -> None:
         each.train()
         each.step(by_number(gradients(rule, 1, arrays, "float32")))
     assert_same(snapshot(other, q), snapshot(opt, p))
+
+
+@pytest.mark.parametrize("options", [{"r": 1e300}, {"r": 2000.0}, {"r": 2000.5}, {"lr": 1e300}])
+@each_free
+def test_a_weight_that_no_number_holds(rule: str, options: dict[str, float], backend: Any) -> None:
+    """An average with it would be no number either."""
+    p = [np.ones(2)]
+    opt = fs.rules[rule](p, backend=backend)
+    opt.step([np.ones(2)])
+    for name, value in options.items():
+        setattr(opt, name, value)
+    before = snapshot(opt, p)
+    with pytest.raises(ValueError, match="no finite step"):
+        opt.step([np.ones(2)])
+    assert_same(snapshot(opt, p), before)

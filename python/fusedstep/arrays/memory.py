@@ -162,10 +162,13 @@ def set_in(changes: Changes, array: Array, values: Any) -> None:
 
 
 def set_to_zero(changes: Changes, arrays: Iterable[Array | None]) -> None:
-    """Add to the changes that arrays become 0, those that are not None."""
+    """Add to the changes that arrays become 0, those that are not None.
+
+    They may be subclasses, whose attributes can be of their own making; those of the plain array are true.
+    """
     for array in arrays:
         if array is not None:
-            set_in(changes, array, 0)
+            set_in(changes, np.ndarray.view(array, np.ndarray), 0)
 
 
 def matches(p: Array, g: Array) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,7 +61,7 @@ class Structure:
         missing: Sequence[Hashable]
         extra: Sequence[Hashable]
         if self.kind is Sequence:
-            tree = list(tree)
+            tree = list(islice(tree, len(self.names) + 1))  # of one that never ends, too
             missing = self.names[len(tree) :]
             extra = range(self.start + len(self.names), self.start + len(tree))
         else:

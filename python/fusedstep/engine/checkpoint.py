@@ -68,7 +68,10 @@ def collect_load(optimizer: Resumable, saved: Any, loading: Loading) -> None:
         set_in(changes, array, saved["state"][name][slot])
     for group, values in zip(optimizer.groups, saved["groups"], strict=True):
         group.collect_set(values["hyperparameters"], changes)
-        changes.update(group.scalars, {name: float(value) for name, value in values["scalars"].items()})
+        scalars = {
+            name: checked_number(f"scalar {name!r}", value, ANY) for name, value in values["scalars"].items()
+        }
+        changes.update(group.scalars, scalars)
 
 
 def _schedules(group: Group) -> dict[str, Stateful]:
@@ -124,8 +127,6 @@ def _check_groups(optimizer: Resumable, saved: Any) -> None:
             group.check(name, value)
         mapping("schedules", values["schedules"])
         same("scalars", values["scalars"], group.scalars)
-        for name, value in values["scalars"].items():
-            checked_number(f"scalar {name!r}", value, ANY)
 
 
 def _with_schedules(group: Any) -> Any:

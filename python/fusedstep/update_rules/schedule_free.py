@@ -164,4 +164,7 @@ def _warmed_up(h: At, t: int) -> float:
 
 
 def _weight(h: At, t: int, lr_max: float) -> float:
-    return float(power(t, h.r) * power(lr_max, h.weight_lr_power))
+    weight = power(t, h.r) * power(lr_max, h.weight_lr_power)
+    if not math.isfinite(weight):
+        raise OverflowError(f"the weight of step {t} in the average is too large")
+    return weight
