@@ -52,6 +52,7 @@ class Rule:
     """The first values of the slots that are one number for a tensor."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         own = declared(cls)
         cls._fields = {**own, **{name: field for name, field in cls._fields.items() if name not in own}}
         for name, field in own.items():
