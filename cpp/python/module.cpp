@@ -219,9 +219,14 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("sweeps", &TorchPlan::sweeps,
                              "The number of sweeps of the step that was taken last.")
       .def(
-          "take", &TorchPlan::take, py::arg("batches"),
-          "Take a step's tensors; return the positions of the parameters, and of the gradients, that are not "
-          "usable as they are.")
+          "take",
+          [](TorchPlan& plan, const std::vector<TorchPlan::Batch>& batches) {
+            const TorchPlan::Odd odd = plan.take(batches);
+            return std::make_tuple(odd.parameters, odd.gradients, odd.in_small_state);
+          },
+          py::arg("batches"),
+          "Take a step's tensors; return the positions of the parameters and of the gradients that are not "
+          "usable as they are, and of the gradients that lie in small state.")
       .def("overlap", &TorchPlan::overlap, "Two positions whose parameters or state share memory, or None.")
       .def("norm", &TorchPlan::norm, "The 2-norm of the gradients.")
       .def("measure", &TorchPlan::measure, py::arg("sweep"), py::arg("coefficients"),

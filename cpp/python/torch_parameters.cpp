@@ -186,6 +186,10 @@ void TorchParameters::assign(Changes& changes, std::size_t k, const Members& mem
   for_each(members, [&](std::size_t i) { changes.set(scalar(i, k), *next++); });
 }
 
+void TorchParameters::add_scalars(std::size_t i, std::vector<Run>& runs) const {
+  for (std::size_t k = 0; k < scalars_; ++k) runs.push_back({scalar(i, k).array, 1});
+}
+
 std::vector<std::size_t> TorchParameters::sizes(const Members& members) const {
   std::vector<std::size_t> sizes;
   for_each(members, [&](std::size_t i) { sizes.push_back(tensors_[i].size); });

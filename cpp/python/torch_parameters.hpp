@@ -58,6 +58,9 @@ class TorchParameters {
   void assign(Changes& changes, std::size_t k, const Members& members,
               const std::vector<double>& values) const;
 
+  /// Adds the memory of a parameter's scalars to `runs`.
+  void add_scalars(std::size_t i, std::vector<Run>& runs) const;
+
   /// The number of elements of each member.
   std::vector<std::size_t> sizes(const Members& members) const;
 

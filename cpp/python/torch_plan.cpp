@@ -21,7 +21,7 @@ bool same_memory(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 
 /// The kernel of a batch; throws std::invalid_argument if the parameters have another number of slots.
 Sweeps kernel_of(const TorchPlan::Batch& batch) {
-  const auto& [names, parameters, members] = batch;
+  const auto& [names, parameters, members, small] = batch;
   Sweeps sweeps = sweeps_of(names);
   for (const std::size_t sweep : sweeps)
     if (active().kernels[sweep].slots != parameters->slots())
@@ -33,7 +33,7 @@ Sweeps kernel_of(const TorchPlan::Batch& batch) {
 /// The step of one parameter's rows; their gradients count in the norm before that of tensor `before`.
 TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::size_t before,
                      std::size_t group, const TorchRows& rows) {
-  const auto& [names, parameters, members] = batch;
+  const auto& [names, parameters, members, small] = batch;
   if (parameters->size(members) != 1)
     throw std::logic_error("a parameter whose gradient is rows is not the only one of its batch");
   if (sweeps.size() != 1) throw std::invalid_argument("rows have kernels of one sweep");
@@ -45,15 +45,15 @@ TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::s
 TorchPlan::TorchPlan(py::type kind, const std::string& average)
     : exchange_(std::move(kind)), average_(kernel_index(average)) {}
 
-std::pair<TorchPlan::Positions, TorchPlan::Positions> TorchPlan::take(const std::vector<Batch>& batches) {
+TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   release();
   std::vector<Sweeps> kernels;
   std::vector<Tensor> tensors;
   std::vector<TableStep> tables;
-  Positions odd, odd_gradients;
+  Odd odd;
   positions_.clear();
   for (std::size_t b = 0; b < batches.size(); ++b) {
-    const auto& [names, parameters, members] = batches[b];
+    const auto& [names, parameters, members, small] = batches[b];
     kernels.push_back(kernel_of(batches[b]));
     parameters->for_each(members, [&, found = parameters](std::size_t i) {
       positions_.emplace_back(b, i);
@@ -61,39 +61,64 @@ std::pair<TorchPlan::Positions, TorchPlan::Positions> TorchPlan::take(const std:
       tensors.back().group = b;
       const std::shared_ptr<TorchRows> rows = found->rows(i);
       if (!found->fits(i)) {
-        odd.emplace_back(b, i);
+        odd.parameters.emplace_back(b, i);
       } else if (rows) {
         tensors.back().stepped = false;
         tables.push_back(table_step(batches[b], kernels.back(), tensors.size() - 1, b, *rows));
         tables_.push_back(rows);
       } else if (!found->gradient_fits(i)) {
-        odd_gradients.emplace_back(b, i);
+        odd.gradients.emplace_back(b, i);
       }
     });
   }
-  if (!odd.empty() || !odd_gradients.empty()) return {odd, odd_gradients};
+  if (!odd.parameters.empty() || !odd.gradients.empty()) return odd;
 
-  const bool known = plan_ && plan_->kernels() == kernels && same_memory(plan_->tensors(), tensors);
-  if (!known) plan_.emplace(std::move(kernels), average_, tensors);
+  std::vector<Run> small_state = small_state_of(batches);
+  const bool known = plan_ && plan_->kernels() == kernels && same_memory(plan_->tensors(), tensors) &&
+                     small_state == small_state_;
+  if (!known) {
+    plan_.reset();
+    small_state_ = std::move(small_state);
+    in_small_state_ = {};
+    for (std::size_t i = 0; i < small_state_.size(); ++i)
+      in_small_state_.add(small_state_[i].array.data, small_state_[i].bytes(), i);
+    in_small_state_.sort();
+    plan_.emplace(std::move(kernels), average_, tensors);
+  }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     Tensor& planned = plan_->tensors()[i];
     planned.stepped = tensors[i].stepped;
     const bool checked = !planned.stepped || (known && planned.g == tensors[i].g);
-    if (!checked && plan_->touches({tensors[i].g, tensors[i].size}))
-      odd_gradients.push_back(positions_[i]);
-    else
-      planned.g = tensors[i].g;
+    if (checked || check({tensors[i].g, tensors[i].size}, positions_[i], odd)) planned.g = tensors[i].g;
   }
-  take_tables(std::move(tables), odd_gradients);
-  taken_ = odd_gradients.empty();
+  take_tables(std::move(tables), odd);
+  taken_ = odd.gradients.empty() && odd.in_small_state.empty();
   if (!taken_) plan_.reset();
-  return {odd, odd_gradients};
+  return odd;
 }
 
-void TorchPlan::take_tables(std::vector<TableStep> steps, Positions& odd_gradients) {
-  for (std::size_t k = 0; k < steps.size(); ++k)
-    if (plan_->touches(tables_[k]->run)) odd_gradients.push_back(positions_[steps[k].before]);
+bool TorchPlan::check(const Run& gradient, const Position& position, Odd& odd) const {
+  const bool in_small_state = in_small_state_.touches(gradient.array.data, gradient.bytes());
+  if (in_small_state) odd.in_small_state.push_back(position);
+  const bool touches = plan_->touches(gradient);
+  if (touches) odd.gradients.push_back(position);
+  return !in_small_state && !touches;
+}
+
+void TorchPlan::take_tables(std::vector<TableStep> steps, Odd& odd) {
+  for (std::size_t k = 0; k < steps.size(); ++k) check(tables_[k]->run, positions_[steps[k].before], odd);
   plan_->take(std::move(steps));
+}
+
+std::vector<Run> TorchPlan::small_state_of(const std::vector<Batch>& batches) const {
+  std::vector<Run> runs;
+  for (const auto& [names, parameters, members, small] : batches) {
+    parameters->for_each(members, [&, found = parameters](std::size_t i) { found->add_scalars(i, runs); });
+    for (const py::handle tensor : small)
+      if (const std::optional<View> view = exchange_.view(tensor); view && is_dense(*view))
+        runs.push_back({view->array, view->size});
+  }
+  return runs;
 }
 
 void TorchPlan::release() {

@@ -14,6 +14,7 @@
 #include "python/changes.hpp"
 #include "python/coefficients.hpp"
 #include "python/torch_parameters.hpp"
+#include "step/intervals.hpp"
 
 namespace fusedstep {
 
@@ -21,11 +22,20 @@ namespace fusedstep {
 /// long as the tensors are where they were.
 class TorchPlan {
  public:
-  /// Parameters that share coefficients and a kernel, which is given by the names of its sweeps.
-  using Batch = std::tuple<std::vector<std::string>, const TorchParameters*, TorchParameters::Members>;
+  /// Parameters that share coefficients and a kernel, which is given by the names of its sweeps, and the
+  /// tensors of their state that have a number for each row or column.
+  using Batch =
+      std::tuple<std::vector<std::string>, const TorchParameters*, TorchParameters::Members, py::list>;
   /// A batch, and a parameter's position in the TorchParameters of the batch.
   using Position = std::pair<std::size_t, std::size_t>;
   using Positions = std::vector<Position>;
+
+  /// What of a step cannot be used as it is.
+  struct Odd {
+    Positions parameters;  // or their state
+    Positions gradients;
+    Positions in_small_state;  // gradients in the memory of state that is no slot of a kernel
+  };
 
   /// `kind` is the class of the tensors.
   TorchPlan(py::type kind, const std::string& average);
@@ -35,10 +45,10 @@ class TorchPlan {
   /// The number of sweeps of the step that was taken last.
   std::size_t sweeps() const { return plan_ ? plan_->sweeps() : 1; }
 
-  /// Takes a step's tensors. Returns the positions at which parameter or state cannot be used as they are,
-  /// and those at which the gradient cannot; if there are any, run() throws. A parameter whose gradient is
-  /// rows must be the only one of its batch; otherwise throws std::logic_error.
-  std::pair<Positions, Positions> take(const std::vector<Batch>& batches);
+  /// Takes a step's tensors. Returns the positions of those that cannot be used as they are; if there are
+  /// any, run() throws. A parameter whose gradient is rows must be the only one of its batch; otherwise
+  /// throws std::logic_error.
+  Odd take(const std::vector<Batch>& batches);
 
   /// Two positions whose parameters or state share memory; nothing if there are none.
   std::optional<std::pair<Position, Position>> overlap() const;
@@ -60,14 +70,21 @@ class TorchPlan {
  private:
   void check_taken() const;
 
-  /// Gives the plan the tables of the parameters whose gradient is rows; adds the positions of those whose
-  /// gradient cannot be used as it is to `odd_gradients`.
-  void take_tables(std::vector<TableStep> steps, Positions& odd_gradients);
+  /// Whether a gradient can be used where it is; otherwise adds its position to `odd`.
+  bool check(const Run& gradient, const Position& position, Odd& odd) const;
+
+  /// Gives the plan the tables of the parameters whose gradient is rows.
+  void take_tables(std::vector<TableStep> steps, Odd& odd);
+
+  /// The memory of the batches' small state: numbers of a tensor, a row or a column.
+  std::vector<Run> small_state_of(const std::vector<Batch>& batches) const;
 
   Exchange exchange_;
   std::size_t average_;
   std::optional<Plan> plan_;
-  Positions positions_;  // of the plan's tensors
+  Positions positions_;           // of the plan's tensors
+  std::vector<Run> small_state_;  // which the plan was made for
+  Intervals in_small_state_;      // the same, to search in
   std::vector<std::shared_ptr<TorchRows>> tables_;
   bool taken_ = false;
 };

@@ -32,6 +32,7 @@ struct Run {
   std::size_t size;
 
   std::size_t bytes() const { return size * width(array.format); }
+  bool operator==(const Run&) const = default;
 };
 
 /// The positions of runs that begin inside the memory of another run.

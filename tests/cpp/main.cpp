@@ -8,6 +8,7 @@ void mixes();
 void sums();
 void rows();
 void nothing();
+void modes();
 void threads();
 
 }  // namespace fusedstep::testing
@@ -24,6 +25,7 @@ int main() {
       sums();
       rows();
       nothing();
+      modes();
     }
     threads();
   }

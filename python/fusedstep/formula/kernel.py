@@ -116,6 +116,11 @@ class Kernel:
         """The slots that `turn` takes: the room for the direction, and slots smaller than the parameter."""
         return tuple(name for name, slot in self.slots.items() if slot.of != "element" or not slot.lives)
 
+    @cached_property
+    def small(self) -> tuple[str, ...]:
+        """Those of the turned slots that are smaller than the parameter."""
+        return tuple(name for name in self.turned if self.slots[name].lives)
+
     def fits(self, axes: int) -> bool:
         """Whether a kernel of matrices takes parameters with this number of axes."""
         return axes == 2 or (axes > 2 and self.stacks)

@@ -105,6 +105,11 @@ class Batch:
         """Whether a sparse gradient steps only the rows that it has."""
         return self.group.form.steps_rows(self.group.h)
 
+    @property
+    def small_keys(self) -> list[str]:
+        """The keys of state that has a number for each row or column."""
+        return [self.group.form.key(name) for name in self.kernel.small]
+
     def part(self, members: Members) -> Batch:
         """A batch of some of the parameters."""
         return Batch(self.group, self.t - 1, self._scalars, members)
@@ -126,11 +131,10 @@ class Batch:
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
         turned: Turned = []
         kernel, form = self.kernel, self.group.form
-        others = [name for name in kernel.turned if name != kernel.room]
         directions = self.found.state(kernel.operands.index(kernel.room), self.members)
         for p, o in zip(self.owners(), directions, strict=True):
             state = self.group.state(p)
-            small = {name: state[form.key(name)] for name in others}
+            small = {name: state[form.key(name)] for name in kernel.small}
             for name, tensor in small.items():
                 shape = kernel.slots[name].shape(tuple(o.shape))
                 if tuple(tensor.shape) != shape:

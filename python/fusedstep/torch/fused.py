@@ -63,8 +63,8 @@ class Fused(torch.optim.Optimizer):
     the CPU, in float64, float32, bfloat16, float16 or complex (stepped as pairs of real numbers). Numbers of
     16 bits are computed in float32 and rounded once. Memory may be laid out in any way; dense tensors are not
     copied. Raises ValueError, TypeError or RuntimeError, naming the parameter, before anything is written:
-    for parameters on another device or that share memory, for ``differentiable=True``, and for sparse
-    gradients that the rule cannot step.
+    for parameters on another device or that share memory, for ``differentiable=True``, for gradients in the
+    memory of state that is smaller than its parameter, and for sparse gradients that the rule cannot step.
     """
 
     rule: ClassVar[type[Rule]]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import _core
 from .._core import Changes
-from ..arrays.memory import check_disjoint, overlaps_itself
+from ..arrays.memory import Memory, check_disjoint, overlaps_itself
 from .batch import Batch, Members
 from .distributed import local, local_gradient
 from .memory import copy_into, memory_of
@@ -59,7 +59,9 @@ class Loan:
         """Give the tensors to `plan`; raise an error, naming the parameter, if they cannot be stepped."""
         # Copy twice: that a gradient shares memory shows only when all parameters and state are found.
         for remedy in (self._see, self._copy, self._copy):
-            odd, odd_gradients = plan.take(self._taken())
+            odd, odd_gradients, in_small_state = plan.take(self._taken())
+            for position in in_small_state:
+                self._refuse(self._entry(position))
             if not odd and not odd_gradients:
                 break
             remedy(odd, odd_gradients)
@@ -74,8 +76,27 @@ class Loan:
             one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
 
-    def _taken(self) -> list[tuple[list[str], _core.TorchParameters, Members]]:
-        return [(batch.kernel.names, batch.found, batch.members) for batch in self.batches]
+    def _taken(self) -> list[tuple[list[str], _core.TorchParameters, Members, list[Tensor]]]:
+        return [
+            (batch.kernel.names, batch.found, batch.members, self._state(k, batch.small_keys))
+            for k, batch in enumerate(self.batches)
+        ]
+
+    def _state(self, k: int, keys: list[str]) -> list[Tensor]:
+        """The tensors of batch k's state under these keys."""
+        return [self.batches[k].group.state(p)[key] for p in self.owners(k) for key in keys] if keys else []
+
+    def _refuse(self, entry: Entry) -> None:
+        """Raise the error that an entry's gradient lies in state which is smaller than its parameter."""
+        memory = Memory(
+            (f"state {key!r} of {self._label(p)}", memory_of(batch.group.state(p)[key]))
+            for k, batch in enumerate(self.batches)
+            for p in self.owners(k)
+            for key in (*batch.group.form.scalar_keys, *batch.small_keys)
+        )
+        state, *_ = memory.sharing(memory_of(entry.g if entry.rows is None else entry.rows[1]))
+        label = self._label(entry.owner)
+        raise ValueError(f"the gradient of {label} shares memory with {state}; make it a copy, with clone()")
 
     def _replace(self, batch: Batch, i: int, entry: Entry) -> None:
         """Step the tensors of an entry in the place of its parameter."""
