@@ -1,6 +1,6 @@
-"""Python's allocations fail one by one; the action in which one fails must be all done or not at all.
+"""Actions without enough memory, each of which must be all done or not at all.
 
-Each fails in a process of its own, since libraries below this one do not survive all of them.
+Each is in a process of its own, since libraries below this one do not survive all of them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,50 @@ import faulthandler
 import os
 import re
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import pytest
 
 from tests.helpers.interrupts import Expected, Trial, report
 
 ENOUGH = 8
-"""After so many actions in a row that end well, there is nothing more to allocate."""
+"""After so many actions in a row that end well, there is enough memory."""
+
+Shortage: TypeAlias = Callable[[int], Callable[[], object]]
+"""Makes memory short, according to a number; returns what ends the shortage."""
 
 testing: Any = pytest.importorskip("_testcapi")
+resource: Any = pytest.importorskip("resource")
 
 
-def at_every_allocation(
-    make: Callable[[], Trial], *, first: int = 0, stride: int = 1, dies_in: tuple[str, ...] = ()
+def an_allocation_fails(at: int) -> Callable[[], object]:
+    """Python's allocation of this number, from now on, fails; those after it succeed."""
+    end: Callable[[], object] = testing.remove_mem_hooks
+    testing.set_nomemory(at, at + 1)
+    return end
+
+
+def bytes_are_left(count: int) -> Callable[[], object]:
+    """The process may grow by so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    end = partial(resource.setrlimit, resource.RLIMIT_AS, before)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + count, before[1]))
+    return end
+
+
+def at_every(
+    shortage: Shortage,
+    make: Callable[[], Trial],
+    *,
+    first: int = 0,
+    stride: int = 1,
+    dies_in: tuple[str, ...] = (),
 ) -> int:
-    """Have the allocations `first`, `first + stride`, … of an action fail; return about how many it has.
+    """Act at the shortages `first`, `first + stride`, …; return about how many there are.
 
     `dies_in` names functions in which NumPy or torch ends the process.
     """
@@ -37,7 +64,7 @@ def at_every_allocation(
         with TemporaryFile("w+") as told:
             process = os.fork()
             if process == 0:
-                answer(at, trial, expected, told)
+                answer(shortage, at, trial, expected, told)
             _, status = os.waitpid(process, 0)
             told.seek(0)
             end, _, complaint = told.read().partition("\n")
@@ -46,23 +73,23 @@ def at_every_allocation(
             place = re.search(r'File "(.*)", line (\d+) in (\w+)', end + complaint)
             complaint = "" if place and place[3] in dies_in else f"the process ends at {place and place[0]}"
         if complaint:
-            torn.append(f"allocation {at}: {complaint}")
+            torn.append(f"{shortage.__name__} {at}: {complaint}")
         at += stride
     report(torn, (at - first) // stride)
     return at - ENOUGH * stride
 
 
-def answer(at: int, trial: Trial, expected: Expected, told: IO[str]) -> None:
-    """Act without memory in this process; write how it ended and what is wrong, and end the process."""
+def answer(shortage: Shortage, at: int, trial: Trial, expected: Expected, told: IO[str]) -> None:
+    """Act in this process; write how that ended and what is wrong, and end the process."""
     faulthandler.enable(told)
     raised = False
-    testing.set_nomemory(at, at + 1)
+    end = shortage(at)
     try:
         trial.act()
     except Exception:  # noqa: BLE001  # conversions without memory say that they cannot be done
         raised = True
     finally:
-        testing.remove_mem_hooks()
+        end()
     told.write(f"{'raised' if raised else 'done'}\n{expected.complaint(trial, done=not raised) or ''}")
     told.flush()
     os._exit(0)

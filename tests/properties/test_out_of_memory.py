@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fusedstep as fs
-from tests.helpers.interrupts import FEWER, Trial
-from tests.helpers.out_of_memory import at_every_allocation
+from tests.helpers.interrupts import FEWER, Trial, flat, of_optimizer
+from tests.helpers.out_of_memory import an_allocation_fails, at_every, bytes_are_left
 from tests.properties.test_interrupts import ALL, KINDS, NUMBER, OF_ROWS, same_run, stepping, tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+
+M_MMAP_THRESHOLD = -3  # glibc's number for it
 
 DIES_IN = ("_bounds", "_prepared", "rounded", "square_sums", "update", "turn", "adapt")
 """Functions that use NumPy alone, which may then end the process."""
@@ -32,12 +37,13 @@ def pace(rule: str, backend: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rule", KINDS)
 def test_a_step(rule: str, backend: Any) -> None:
-    assert at_every_allocation(stepping(rule, backend, **ALL), **pace(rule, backend)) > 100
+    make = stepping(rule, backend, **ALL)
+    assert at_every(an_allocation_fails, make, **pace(rule, backend)) > 100
 
 
 @pytest.mark.parametrize("rule", OF_ROWS)
 def test_a_step_of_rows(rule: str, backend: Any) -> None:
-    at_every_allocation(stepping(rule, backend, rows=True), **pace(rule, backend))
+    at_every(an_allocation_fails, stepping(rule, backend, rows=True), **pace(rule, backend))
 
 
 @pytest.mark.parametrize("rule", KINDS)
@@ -54,4 +60,40 @@ def test_loading(rule: str, backend: Any) -> None:
             lambda: run.opt.load_state_dict(saved), run.see, lambda: run.opt.step(gradients, **options)
         )
 
-    at_every_allocation(make, **pace(rule, backend))
+    at_every(an_allocation_fails, make, **pace(rule, "numpy"))
+
+
+@pytest.fixture
+def _large_arrays_are_given_back() -> Iterator[None]:
+    """To the system, from 4 KiB on, so that none of their memory is used again."""
+    mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or mallopt(M_MMAP_THRESHOLD, 4096) != 1:
+        pytest.skip("this C library has no such option")
+    yield
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such limit")
+@pytest.mark.usefixtures("_large_arrays_are_given_back")
+@pytest.mark.parametrize("by_rows", [False, True], ids=["all", "rows"])
+@pytest.mark.parametrize("rule", ["Adagrad", "RowwiseAdagrad"])
+def test_a_table(rule: str, by_rows: bool, backend: Any) -> None:
+    """The memory that is lacking is that of arrays, in C++ and in NumPy."""
+    rng = np.random.default_rng(0)
+    start, g = rng.standard_normal((2, 2000, 8), np.float32)
+    rows = rng.permutation(len(g))
+
+    def make() -> Trial:
+        p = start.copy()
+        opt: Any = fs.rules[rule](p, backend=backend, ema=0.5)
+
+        def act() -> None:
+            if by_rows:
+                opt.step_rows(0, rows, g)
+            else:
+                opt.step(g, clip_norm=1.0)
+
+        return Trial(act, lambda: flat("p", p) | of_optimizer(opt), act)
+
+    least = at_every(bytes_are_left, make, stride=8 * 1024)
+    assert least > 0 or (backend == "native" and not by_rows)

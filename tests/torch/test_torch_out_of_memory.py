@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from tests.helpers.interrupts import FEWER
-from tests.helpers.out_of_memory import at_every_allocation
-from tests.torch.test_torch_interrupts import NUMBER, stepping
+from tests.helpers.out_of_memory import an_allocation_fails, at_every
+from tests.helpers.torch_rules import CLASSES
+from tests.torch.test_torch_interrupts import stepping
 
 KINDS = ["Eve", "LAMB", "Adafactor"]
 
@@ -20,9 +21,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no for
 def test_a_step(name: str, steps: int) -> None:
     """The first one makes the state. torch's calls of operators and NumPy's functions may end the process."""
     stride = 5 * FEWER
-    at_every_allocation(
+    at_every(
+        an_allocation_fails,
         stepping(name, steps=steps, clip_norm=1.0),
-        first=NUMBER[name] % stride,
+        first=list(CLASSES).index(name) % stride,
         stride=stride,
         dies_in=("__call__", "adapt", "turn"),
     )
