@@ -152,7 +152,7 @@ class Work:
 
 
 class Step:
-    """A step of all shares. It may fail up to `commit`, and has then changed nothing that a user can see."""
+    """A step of all shares. It may fail until `run`, and has then changed nothing that a user can see."""
 
     __slots__ = ("_last", "_options", "_plan", "_works", "result")
 
