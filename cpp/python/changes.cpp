@@ -106,9 +106,22 @@ void Changes::write() const {
 }
 
 void Changes::write_before() const {
+  if (dictionaries_.size() > 1) add_keys();
   for (const auto& [target, values] : dictionaries_)
     if (PyDict_Update(target.ptr(), values.ptr()) != 0) throw py::error_already_set();
   for (const auto& [scalar, value] : scalars_) set_scalar(scalar, value);
+}
+
+void Changes::add_keys() const {
+  std::vector<std::size_t> sizes;
+  for (const auto& [target, values] : dictionaries_) sizes.push_back(target.size());
+  for (const auto& [target, values] : dictionaries_) {
+    if (PyDict_Merge(target.ptr(), values.ptr(), 0) == 0) continue;
+    const py::error_already_set error;
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+      while (dictionaries_[i].first.size() > sizes[i]) dictionaries_[i].first.attr("popitem")();
+    throw error;
+  }
 }
 
 void Changes::write_after() const noexcept {

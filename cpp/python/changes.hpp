@@ -21,8 +21,7 @@ class Changes {
  public:
   using Indices = py::array_t<std::int64_t, py::array::c_style>;
 
-  /// The entries of `values` will be in `target`. The first dictionaries may get new keys; those after them
-  /// should have the keys already, so that they take no memory.
+  /// The entries of `values` will be in `target`.
   void update(const py::dict& target, const py::dict& values);
 
   /// The elements of `source` will be in `target`, which has the same shape, and elements of the same width.
@@ -72,6 +71,9 @@ class Changes {
     const std::int64_t* rows;
     std::size_t count;
   };
+
+  /// Adds the keys that dictionaries lack, after which an update takes no memory; after an error, none.
+  void add_keys() const;
 
   static void write_axes(const Copy& copy, std::size_t axis, char* to, const char* from) noexcept;
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from fusedstep import _core, processors, runtime
 from fusedstep.__main__ import main, state_bytes
-from fusedstep._core import Busy
+from fusedstep._core import Busy, Changes
 from fusedstep.averaging import swap
 from fusedstep.backends import native, sums
 from fusedstep.curvature import critical, parameters
@@ -23,6 +23,7 @@ __all__ = [
     "DECLARING",
     "At",
     "Busy",
+    "Changes",
     "Coefficients",
     "Engine",
     "Kernel",

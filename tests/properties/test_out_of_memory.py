@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from tests.helpers.internals import Changes
 from tests.helpers.interrupts import FEWER, Trial, flat, of_optimizer
 from tests.helpers.out_of_memory import an_allocation_fails, at_every, bytes_are_left
 from tests.properties.test_interrupts import ALL, KINDS, NUMBER, OF_ROWS, same_run, stepping, tensors
@@ -62,6 +63,29 @@ def test_loading(rule: str, backend: Any) -> None:
         )
 
     at_every(an_allocation_fails, make, **pace(rule, "numpy"))
+
+
+def test_dictionaries_change_together() -> None:
+    """Whichever of them has to grow."""
+    failed = 0
+    for at in range(60):
+        new: dict[Any, Any] = {}
+        known, also_new = {"a": 1}, {"b": 2}
+        changes = Changes()
+        changes.update(new, dict.fromkeys(range(20)))
+        changes.update(known, {"a": 3})
+        changes.update(also_new, dict.fromkeys(range(30)))
+        end = an_allocation_fails(at)
+        try:
+            changes.write()
+        except MemoryError:
+            failed += 1
+            end()
+            assert (new, known, also_new) == ({}, {"a": 1}, {"b": 2})
+        else:
+            end()
+            assert (len(new), known["a"], len(also_new)) == (20, 3, 31)
+    assert failed
 
 
 def in_a_table(rule: str, backend: Any, by_rows: bool) -> int:
