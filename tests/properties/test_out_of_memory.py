@@ -91,7 +91,7 @@ def test_dictionaries_change_together() -> None:
 def in_a_table(rule: str, backend: Any, by_rows: bool) -> int:
     """How many bytes such a step needs; what is lacking below is the memory of arrays."""
     rng = np.random.default_rng(0)
-    start, g = rng.standard_normal((2, 2000, 8), np.float32)
+    start, g = rng.standard_normal((2, 40_000, 8), np.float32)
     rows = rng.permutation(len(g))
 
     def make() -> Trial:
@@ -106,26 +106,30 @@ def in_a_table(rule: str, backend: Any, by_rows: bool) -> int:
 
         return Trial(act, lambda: flat("p", p) | of_optimizer(opt), act)
 
-    return at_every(bytes_are_left, make, stride=8 * 1024)
+    return at_every(bytes_are_left, make, stride=1024 * 1024)
 
 
-def in_tables(rule: str) -> list[int]:
-    """Of each such step but the one that takes no memory. Large arrays go back to the system each time."""
+def in_tables(kinds: list[tuple[str, str, bool]]) -> list[int]:
+    """The same of several, in a process whose large arrays go back to the system each time."""
     mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or mallopt(M_MMAP_THRESHOLD, 4096) != 1:
         return []
     fs.set_num_threads(1)
     try:
-        in_a_table(rule, "native", by_rows=False)
-        return [in_a_table(rule, *kind) for kind in (("native", True), ("numpy", False), ("numpy", True))]
+        return [in_a_table(*kind) for kind in kinds]
     except pytest.fail.Exception as torn:  # which another process cannot be sent
         raise AssertionError(str(torn)) from None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such limit")
-@pytest.mark.parametrize("rule", ["Adagrad", "RowwiseAdagrad"])
-def test_a_table(rule: str) -> None:
-    """In a new process, in which no memory of others is free."""
+def test_tables() -> None:
+    """In a new process, in which little memory of others is free."""
+    kinds = [
+        ("RowwiseAdagrad", "native", True),
+        ("Adagrad", "native", True),
+        ("Adagrad", "numpy", True),
+        ("Adagrad", "numpy", False),
+    ]
     with ProcessPoolExecutor(1, get_context("spawn")) as new:
-        found = new.submit(in_tables, rule).result()
-    assert all(least > 0 for least in found)
+        found = new.submit(in_tables, kinds).result()
+    assert all(least > 0 for least in found), found
