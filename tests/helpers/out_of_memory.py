@@ -8,11 +8,14 @@ from __future__ import annotations
 import faulthandler
 import os
 import re
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, TypeVar
 
 import pytest
 
@@ -21,8 +24,13 @@ from tests.helpers.interrupts import Expected, Trial, report
 ENOUGH = 8
 """After so many actions in a row that end well, there is enough memory."""
 
+Result = TypeVar("Result")
+
 Shortage: TypeAlias = Callable[[int], Callable[[], object]]
 """Makes memory short, according to a number; returns what ends the shortage."""
+
+LONGEST = 60
+"""Seconds after which a process that hangs is ended."""
 
 testing: Any = pytest.importorskip("_testcapi")
 resource: Any = pytest.importorskip("resource")
@@ -82,6 +90,8 @@ def at_every(
 def answer(shortage: Shortage, at: int, trial: Trial, expected: Expected, told: IO[str]) -> None:
     """Act in this process; write how that ended and what is wrong, and end the process."""
     faulthandler.enable(told)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LONGEST)
     raised = False
     end = shortage(at)
     try:
@@ -93,3 +103,17 @@ def answer(shortage: Shortage, at: int, trial: Trial, expected: Expected, told: 
     told.write(f"{'raised' if raised else 'done'}\n{expected.complaint(trial, done=not raised) or ''}")
     told.flush()
     os._exit(0)
+
+
+def in_a_new_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function where no test before has left threads, which a fork does not copy, or free memory."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as new:
+        return new.submit(called, function, arguments).result()
+
+
+def called(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    """Its result; if it fails, an error that can be sent to another process."""
+    try:
+        return function(*arguments)
+    except pytest.fail.Exception as failure:
+        raise AssertionError(str(failure)) from None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 import fusedstep as fs
 from tests.helpers.internals import Changes
 from tests.helpers.interrupts import FEWER, Trial, flat, of_optimizer
-from tests.helpers.out_of_memory import an_allocation_fails, at_every, bytes_are_left
+from tests.helpers.out_of_memory import an_allocation_fails, at_every, bytes_are_left, in_a_new_process
 from tests.properties.test_interrupts import ALL, KINDS, NUMBER, OF_ROWS, same_run, stepping, tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
@@ -115,21 +113,16 @@ def in_tables(kinds: list[tuple[str, str, bool]]) -> list[int]:
     if mallopt is None or mallopt(M_MMAP_THRESHOLD, 4096) != 1:
         return []
     fs.set_num_threads(1)
-    try:
-        return [in_a_table(*kind) for kind in kinds]
-    except pytest.fail.Exception as torn:  # which another process cannot be sent
-        raise AssertionError(str(torn)) from None
+    return [in_a_table(*kind) for kind in kinds]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such limit")
 def test_tables() -> None:
-    """In a new process, in which little memory of others is free."""
     kinds = [
         ("RowwiseAdagrad", "native", True),
         ("Adagrad", "native", True),
         ("Adagrad", "numpy", True),
         ("Adagrad", "numpy", False),
     ]
-    with ProcessPoolExecutor(1, get_context("spawn")) as new:
-        found = new.submit(in_tables, kinds).result()
+    found = in_a_new_process(in_tables, kinds)
     assert all(least > 0 for least in found), found
