@@ -400,3 +400,12 @@ def test_every_rule_is_exported() -> None:
     assert all(getattr(fs, name) is cls and name in fs.__all__ for name, cls in fs.rules.items())
     backend = inspect.signature(Engine.__init__, eval_str=True).parameters["backend"]
     assert get_args(backend.annotation) == tuple(BACKENDS)
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rule", [rule for rule in fs.rules if not fs.rules[rule].needs_loss])
+def test_a_rule_that_ignores_the_loss_takes_any(rule: str, loss: float) -> None:
+    moved, alone = np.ones((2, 3)), np.ones((2, 3))
+    fs.rules[rule](moved).step(np.ones((2, 3)), loss=loss)
+    fs.rules[rule](alone).step(np.ones((2, 3)))
+    np.testing.assert_array_equal(moved, alone)

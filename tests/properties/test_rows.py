@@ -814,6 +814,14 @@ def test_tables_without_elements(shape: tuple[int, ...], backend: Any) -> None:
         made("RowwiseAdagrad", table, backend=backend).step_rows(0, np.arange(0), grads)
 
 
+@pytest.mark.parametrize("rows", [range(10**12), range(5, 10**9), range(4)], ids=str)
+def test_a_range_of_more_rows_than_gradients(rows: range, backend: Any) -> None:
+    """It is refused at once, without a list of all of them."""
+    opt = made("SGD", np.ones((9, 2), np.float32), backend=backend)
+    with pytest.raises(ValueError, match="more than the 3 gradients"):
+        opt.step_rows(0, rows, np.ones((3, 2), np.float32))
+
+
 def test_a_table_of_another_shape_by_now(backend: Any) -> None:
     """It is refused until it has the shape that it had."""
     table = np.zeros((4, 3), np.float32)
