@@ -113,7 +113,8 @@ def resized_array(rng: random.Random, subject: Subject) -> Mistake | None:
     if not owners:
         return None
     (name, slot), array = rng.choice(list(owners.items()))
-    shape = rng.choice([(0,), (1,), (array.size + 1,), (10 * array.size,), (1 << 20,), (2, *array.shape)])
+    shapes = [(0,), (1,), (array.size + 1,), (10 * array.size,), (1 << 20,), (2, *array.shape)]
+    shape = rng.choice([shape for shape in shapes if shape != array.shape])
     mistake = stepped(
         rng,
         subject,
@@ -184,7 +185,7 @@ def changed_within(rng: random.Random, subject: Subject) -> Mistake:
     array = grads[name] if of_gradient else subject.params[name].array
     what, way = a_way(rng, array)
     if array.flags.owndata and rng.random() < 0.5:
-        size = rng.choice([1, 1 << 20])
+        size = rng.choice([size for size in (1, 1 << 20) if (size,) != array.shape])
         what, way = "resized", lambda a: resized(a, (size,))
     group = subject.opt.groups[rng.choice(subject.groups())]
     kept = group["lr"]
