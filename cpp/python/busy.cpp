@@ -28,7 +28,7 @@ void Busy::take(const void* holder) {
   if ((holder_ != nullptr && !abandoned()) || PyDict_GetItem(state.ptr(), swapped_.ptr()) == Py_True)
     throw std::runtime_error(
         "a step of this optimizer is running already, or the averages of its weights are swapped in");
-  changes.forget();
+  changes.forget();  // those of a holder that a fork has left behind
   holder_ = holder;
   process_ = process();
   thread_ = std::this_thread::get_id();

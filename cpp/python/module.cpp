@@ -102,7 +102,7 @@ std::vector<std::string> isas() {
   return names;
 }
 
-/// pybind11's way to a new object, except that it does not ask whether there was memory for it.
+/// Makes a new object as pybind11 does, but raises MemoryError where pybind11 would use what it did not get.
 PyObject* new_object(PyTypeObject* type, PyObject* /*args*/, PyObject* /*keywords*/) {
   PyObject* const self = type->tp_alloc(type, 0);
   if (self != nullptr) reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
