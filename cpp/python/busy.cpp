@@ -2,52 +2,57 @@
 
 #include <stdexcept>
 
-#ifdef _WIN32
-#include <process.h>
-#else
-#include <unistd.h>
-#endif
-
 #include "python/gil.hpp"
 #include "step/floating_point.hpp"
 
 namespace fusedstep {
 namespace {
 
-int process() {
-#ifdef _WIN32
-  return _getpid();
-#else
-  return getpid();
-#endif
+/// Holds a lock while it exists.
+class Hold {
+ public:
+  explicit Hold(std::shared_ptr<Busy> busy) : busy_(std::move(busy)) { busy_->take(); }
+  ~Hold() { busy_->leave(); }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  std::shared_ptr<Busy> busy_;
+};
+
+py::object call(const py::object& function, const py::args& args) {
+  PyObject* const result = or_sleep([&] { return PyObject_CallObject(function.ptr(), args.ptr()); });
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
 }
 
 }  // namespace
 
-void Busy::take(const void* holder) {
-  if ((holder_ != nullptr && !abandoned()) || PyDict_GetItem(state.ptr(), swapped_.ptr()) == Py_True)
+void Busy::take() {
+  if (!turn_.take())
     throw std::runtime_error(
-        "a step of this optimizer is running already, or the averages of its weights are swapped in");
+        "this optimizer is in use: a step, a load or a save of it is running, perhaps in another thread");
   changes.forget();  // those of a holder that a fork has left behind
-  holder_ = holder;
-  process_ = process();
-  thread_ = std::this_thread::get_id();
 }
 
-void Busy::leave(const void* holder) {
-  if (holder_ != holder) return;
+void Busy::leave() {
   changes.forget();
-  holder_ = nullptr;
+  turn_.leave();
 }
 
-bool Busy::abandoned() const { return process_ != process() && thread_ != std::this_thread::get_id(); }
+bool Busy::swapped() const { return PyDict_GetItem(state.ptr(), swapped_.ptr()) == Py_True; }
 
 py::object run_alone(const std::shared_ptr<Busy>& busy, const py::object& function, const py::args& args) {
   const Hold hold(busy);
+  if (busy->swapped())
+    throw std::runtime_error("the averages of this optimizer's weights are swapped in: swap them back first");
   const StandardMode mode;
-  PyObject* const result = or_sleep([&] { return PyObject_CallObject(function.ptr(), args.ptr()); });
-  if (result == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(result);
+  return call(function, args);
+}
+
+py::object read_alone(const std::shared_ptr<Busy>& busy, const py::object& function, const py::args& args) {
+  const Hold hold(busy);
+  return call(function, args);
 }
 
 }  // namespace fusedstep

@@ -60,9 +60,11 @@ std::vector<Coefficients> coefficients_of(const Plan& plan, std::size_t sweep, b
   for (std::size_t group = 0; group < plan.groups(); ++group) {
     const Kernel* const kernel = plan.kernel(group, sweep);
     if (kernel == nullptr) continue;
-    if (!given[group]) throw std::invalid_argument(std::string("no coefficients for ") + kernel->name);
+    if (given[group].is_none())
+      throw std::invalid_argument(std::string("no coefficients for ") + kernel->name);
     const bool partial = kernel->sums > 0 && !(measured && items[group] > 0);
-    by_group[group] = coefficients_of(*kernel, plan.average_kernel(), items[group], partial, *given[group]);
+    by_group[group] = coefficients_of(*kernel, plan.average_kernel(), items[group], partial,
+                                      given[group].cast<StepCoefficients>());
   }
   return by_group;
 }

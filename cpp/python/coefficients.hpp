@@ -23,8 +23,8 @@ namespace py = pybind11;
 /// rule measures, arrays of those that each tensor with a gradient or each touched row has of its own.
 using StepCoefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>, std::optional<py::dict>>;
 
-/// The coefficients of each group; nothing for a group that does not have the sweep.
-using ByGroup = std::vector<std::optional<StepCoefficients>>;
+/// The StepCoefficients of each group, still as Python has them; None for a group without the sweep.
+using ByGroup = std::vector<py::object>;
 
 /// The positions of a group's items, which are tensors or touched rows, and the sums over each item.
 using Measured = std::pair<std::vector<std::size_t>, py::array_t<double>>;

@@ -11,7 +11,7 @@
 #include <cxxabi.h>
 #endif
 
-#include "step/parallel.hpp"
+#include "step/forks.hpp"
 
 namespace fusedstep {
 

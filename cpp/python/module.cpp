@@ -14,9 +14,11 @@
 #include "python/coefficients.hpp"
 #include "python/gil.hpp"
 #include "python/layouts.hpp"
+#include "python/named.hpp"
 #include "python/numpy.hpp"
 #include "python/numpy_plan.hpp"
 #include "python/numpy_table.hpp"
+#include "python/single.hpp"
 #include "python/torch_parameters.hpp"
 #include "python/torch_plan.hpp"
 #include "step/coefficients.hpp"
@@ -109,7 +111,8 @@ PyObject* new_object(PyTypeObject* type, PyObject* /*args*/, PyObject* /*keyword
   return self;
 }
 
-PYBIND11_MODULE(_core, m) {
+// What threads share is atomic, constant once the module is made, or behind the lock of an optimizer.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The native half of fusedstep.";
   m.attr("version") = FUSEDSTEP_VERSION;
   m.attr("tile") = Tiles::size;
@@ -133,6 +136,9 @@ PYBIND11_MODULE(_core, m) {
         "Multiply each element of matrices by its row's factor times its column's, by at most `limit`.");
   m.def("scale", &scale_all, py::arg("arrays"), py::arg("factor"),
         "Multiply all elements of arrays by `factor`.");
+  m.def("step_single", &step_single, py::arg("kernel"), py::arg("coefficients"), py::arg("p"), py::arg("g"),
+        py::arg("state"), py::arg("average"),
+        "Run a kernel over one array with these coefficients; arrays of uint16 have the bits of bfloat16.");
   m.def("power", &power, py::arg("x"), py::arg("exponent"),
         "x to a power: to a whole one by squaring, so that the bits are the same on every system.");
   py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
@@ -144,7 +150,9 @@ PYBIND11_MODULE(_core, m) {
       .def(
           "run", &run_alone, py::arg("function"),
           "Call function(*args) with the lock, in the standard floating-point mode; raise RuntimeError while "
-          "another has the lock.");
+          "another has the lock, or averages are swapped in.")
+      .def("read", &read_alone, py::arg("function"),
+           "Call function(*args), which only reads, with the lock; raise RuntimeError while another has it.");
   py::class_<Changes>(m, "Changes", "Changes of dictionaries and arrays that are written all together.")
       .def(py::init<>())
       .def("update", &Changes::update, py::arg("target").none(false), py::arg("values").none(false),
@@ -235,6 +243,10 @@ PYBIND11_MODULE(_core, m) {
            py::arg("changes") = py::none(),
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
       .def("release", &TorchPlan::release, "Forget the gradients of a step.");
+
+  // Made now, since a thread that waits for another to make them would not let Python stop all threads.
+  fields_of(0);
+  fields_of_prologue();
 
   for (const auto& [name, value] : py::dict(m.attr("__dict__")))
     if (PyType_Check(value.ptr())) reinterpret_cast<PyTypeObject*>(value.ptr())->tp_new = new_object;

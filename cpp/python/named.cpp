@@ -3,18 +3,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "python/look_up.hpp"
 #include "step/coefficients.hpp"
 #include "step/dispatch.hpp"
 
 namespace fusedstep {
 namespace {
-
-/// The value of a key, as a borrowed reference; null if the dictionary does not have the key.
-PyObject* look_up(const py::dict& dictionary, py::handle key) {
-  PyObject* const found = PyDict_GetItemWithError(dictionary.ptr(), key.ptr());
-  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return found;
-}
 
 double number(PyObject* value) {
   const double found = PyFloat_AsDouble(value);
@@ -37,9 +31,9 @@ void Fields::place(const py::dict& values, const std::optional<py::dict>& more, 
   if (!more && place_in_order(values, to)) return;
   std::size_t found = 0;
   for (std::size_t k = 0; k < size(); ++k) {
-    if (PyObject* const value = look_up(values, names_[k])) {
+    if (const py::object value = look_up(values, names_[k])) {
       if (more && more->contains(names_[k])) refuse(" is given twice the coefficient ", names_[k]);
-      to[k] = number(value);
+      to[k] = number(value.ptr());
       ++found;
     } else if (!partial && !(more && more->contains(names_[k]))) {
       refuse(" lacks the coefficient ", names_[k]);

@@ -1,19 +1,16 @@
 #include "python/torch_parameters.hpp"
 
+#include <pybind11/critical_section.h>
+
 #include <bit>
 #include <cstdint>
 #include <map>
 #include <stdexcept>
 
+#include "python/look_up.hpp"
+
 namespace fusedstep {
 namespace {
-
-/// The value of a key; an empty object if the dictionary does not have the key.
-py::object look_up(py::handle dictionary, py::handle key) {
-  PyObject* const found = PyDict_GetItemWithError(dictionary.ptr(), key.ptr());
-  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return py::reinterpret_borrow<py::object>(found);
-}
 
 /// Looks up a sequence of keys in a dictionary. Keys that come in the dictionary's own order need no hash,
 /// which for a tensor is a call of Python.
@@ -21,6 +18,7 @@ class InOrder {
  public:
   InOrder(const py::dict& dictionary, const py::list& keys) : dictionary_(dictionary) {
     if (keys.empty()) return;
+    const py::scoped_critical_section alone(dictionary_);
     PyObject *key = nullptr, *value = nullptr;
     for (Py_ssize_t next = 0; PyDict_Next(dictionary_.ptr(), &next, &key, &value) != 0; position_ = next)
       if (key == PyList_GET_ITEM(keys.ptr(), 0)) return;
@@ -28,15 +26,21 @@ class InOrder {
 
   py::object look_up(py::handle key) {
     // Read the dictionary only now, not in advance: other threads may change it between two calls.
-    PyObject *found = nullptr, *value = nullptr;
-    Py_ssize_t next = position_;
-    if (PyDict_Next(dictionary_.ptr(), &next, &found, &value) == 0 || found != key.ptr())
-      return fusedstep::look_up(dictionary_, key);
-    position_ = next;
-    return py::reinterpret_borrow<py::object>(value);
+    const py::object found = next(key);
+    return found ? found : fusedstep::look_up(dictionary_, key);
   }
 
  private:
+  /// The value after the one that was found last, if it belongs to this key.
+  py::object next(py::handle key) {
+    const py::scoped_critical_section alone(dictionary_);
+    PyObject *found = nullptr, *value = nullptr;
+    Py_ssize_t after = position_;
+    if (PyDict_Next(dictionary_.ptr(), &after, &found, &value) == 0 || found != key.ptr()) return {};
+    position_ = after;
+    return py::reinterpret_borrow<py::object>(value);
+  }
+
   py::handle dictionary_;
   Py_ssize_t position_ = 0;
 };

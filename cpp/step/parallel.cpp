@@ -8,7 +8,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <shared_mutex>
 #include <thread>
 
 #ifndef _WIN32
@@ -21,6 +20,7 @@
 #endif
 
 #include "step/floating_point.hpp"
+#include "step/forks.hpp"
 
 namespace fusedstep {
 namespace {
@@ -193,24 +193,6 @@ class Pool {
 };
 
 std::atomic<int> requested{1};
-std::atomic<bool> forked{false};
-
-/// Held by those that must not be divided by a fork, and by a fork alone. Never destroyed, as the pool.
-std::shared_mutex& forking() {
-  static std::shared_mutex* const only = new std::shared_mutex;
-  return *only;
-}
-
-#ifndef _WIN32
-void before_fork() { forking().lock(); }
-void after_fork() { forking().unlock(); }
-/// The child's only thread is not the one that has the lock, in the eyes of the system: it makes a new one.
-void after_fork_in_child() {
-  new (&forking()) std::shared_mutex;
-  forked = true;
-}
-const int registered = pthread_atfork(before_fork, after_fork, after_fork_in_child);
-#endif
 
 /// Never destroyed, since its workers may outlive everything else. It takes no memory, which could fail.
 Pool& pool() {
@@ -221,9 +203,7 @@ Pool& pool() {
 
 }  // namespace
 
-Unforked::Unforked() : lock_(forking()) {}
-
-int num_threads() { return forked ? 1 : requested.load(); }
+int num_threads() { return is_forked() ? 1 : requested.load(); }
 
 void set_num_threads(int threads) { requested = threads; }
 

@@ -3,22 +3,12 @@
 
 #include <cstddef>
 #include <memory>
-#include <shared_mutex>
 
 namespace fusedstep {
 
 /// The number of threads that a call may use. A forked child has 1, since a fork does not copy the workers.
 int num_threads();
 void set_num_threads(int threads);
-
-/// While it exists, a fork of the process waits.
-class Unforked {
- public:
-  Unforked();
-
- private:
-  std::shared_lock<std::shared_mutex> lock_;
-};
 
 /// The work on the tiles begin..end.
 using Work = void (*)(const void* context, std::size_t begin, std::size_t end);

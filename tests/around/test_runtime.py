@@ -246,7 +246,7 @@ def test_one_step_at_a_time() -> None:
     worker = threading.Thread(target=opt.step, args=(np.ones(3),))
     worker.start()
     running.wait()
-    with pytest.raises(RuntimeError, match=r"a step of this optimizer is running"):
+    with pytest.raises(RuntimeError, match=r"this optimizer is in use: a step"):
         opt.step(np.ones(3))
     go_on.set()
     worker.join()

@@ -10,6 +10,7 @@
 #endif
 
 #include "step/factors.hpp"
+#include "step/forks.hpp"
 #include "step/reduce.hpp"
 #include "support.hpp"
 
@@ -73,11 +74,54 @@ void a_fork_has_no_workers() {
 #endif
 }
 
+/// At most one thread has the lock; those that do not get it do not wait.
+void one_at_a_time() {
+  constexpr int callers = 4, tries = 2000;
+  Turn turn;
+  int inside = 0;  // what two threads at once would spoil
+  std::atomic<int> taken = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < callers; ++i)
+    threads.emplace_back([&] {
+      for (int k = 0; k < tries; ++k)
+        if (turn.take()) {
+          require(!turn.take(), "a thread that takes a lock twice");
+          ++inside;
+          ++taken;
+          turn.leave();
+        }
+    });
+  for (std::thread& thread : threads) thread.join();
+  require(inside == taken && taken > 0, "threads that take a lock");
+}
+
+/// In a child nobody has the lock but the thread that has forked.
+void a_fork_leaves_no_lock() {
+#ifndef _WIN32
+  Turn of_another, own;
+  std::thread([&] { require(of_another.take(), "the lock of another thread"); }).join();
+  require(own.take() && !of_another.take(), "locks before a fork");
+  const pid_t child = fork();
+  if (child == 0) {
+    bool free = true;
+    std::thread([&] { free = own.take(); }).join();
+    _exit(!free && !own.take() && of_another.take() && !of_another.take() ? 0 : 1);
+  }
+  int status = 1;
+  require(waitpid(child, &status, 0) == child && status == 0, "locks of a forked child");
+  require(!own.take() && !of_another.take(), "locks after a fork");
+  own.leave();
+  require(own.take(), "a lock that was given back");
+#endif
+}
+
 }  // namespace
 
 void threads() {
   callers_at_once();
+  one_at_a_time();
   a_fork_has_no_workers();
+  a_fork_leaves_no_lock();
 }
 
 }  // namespace fusedstep::testing

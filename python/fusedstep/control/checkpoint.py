@@ -13,6 +13,7 @@ import numpy as np
 
 from ..arrays.memory import Array, check_array, check_arrays, check_like, check_writeable, set_in
 from ..closed import Closed
+from ..engine import checkpoint
 from ..engine.engine import Engine
 from ..extras import imported
 from ..stateful import Loading, Loads, Stateful, collect, mapping, states
@@ -154,7 +155,7 @@ class _Optimizer(Loads):
 
     def _state(self) -> dict[str, Any]:
         weights = {name: p.copy() for name, p in self._weights.items()}
-        return {"weights": weights, **self.optimizer.state_dict()}
+        return {"weights": weights, **checkpoint.save(self.optimizer)}
 
     def collect_load(self, state_dict: Any, loading: Loading) -> None:
         mapping("optimizer", state_dict)

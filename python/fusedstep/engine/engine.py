@@ -262,9 +262,9 @@ class Engine(Rule, Loads):
         """Return a copy of everything that a step depends on, except the parameters and gradients.
 
         It includes what schedules such as `schedules.Plateau` were told: the result of their
-        ``state_dict()``.
+        ``state_dict()``. Raises RuntimeError while a step runs.
         """
-        return checkpoint.save(self)
+        return self.busy.read(checkpoint.save, self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore a `state_dict()`; given its parameters and schedules, training goes on exactly from there.

@@ -34,7 +34,9 @@ class Group(Closed, Mapping[str, Any]):
         self._values = {
             name: field.checked(values.get(name, field.default)) for name, field in self._fields.items()
         }
-        self._scheduled = [name for name, value in self._values.items() if callable(value)]
+        self._scheduled = dict.fromkeys(name for name, value in self._values.items() if callable(value))
+        """The names of those that have ever been schedules. Names are only added, and before the schedules
+        are, so that a step in another thread does not take a schedule for a number."""
         self.scalars = dict(rule.scalars)
         self.kernel, self._matrix_kernel, self.averaged = self._structure(self._values)
 
@@ -49,9 +51,8 @@ class Group(Closed, Mapping[str, Any]):
     def collect_set(self, values: Mapping[str, Any], changes: Changes) -> None:
         """Check new values of hyperparameters, and add them to the changes."""
         new = {name: self.check(name, value) for name, value in values.items()}
+        changes.update(self._scheduled, {name: None for name, value in new.items() if callable(value)})
         changes.update(self._values, new)
-        scheduled = [name for name, value in {**self._values, **new}.items() if callable(value)]
-        changes.update(vars(self), {"_scheduled": scheduled})
 
     def __iter__(self) -> Iterator[str]:
         return iter(("params", *self._values))
@@ -105,7 +106,7 @@ class Group(Closed, Mapping[str, Any]):
             "before": self.scalars,
             "next": {},
         }
-        for name in self._scheduled:
+        for name in list(self._scheduled):
             values[name] = self.value(name, t)
         for name in self._rule.looks_ahead:
             values["next"][name] = self.value(name, t + 1)
