@@ -1,12 +1,14 @@
-"""``python -m fusedstep rules`` prints the catalogue, ``python -m fusedstep info`` the settings in use."""
+"""``python -m fusedstep rules`` prints the catalogue, ``info`` the settings, ``selftest`` a hash of bits."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
+from . import selftest
 from .engine.optimizer import Optimizer
 from .runtime import info
 from .update_rules import rules
@@ -39,16 +41,24 @@ def table(rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what the command line asks for."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fusedstep")
-    parser.add_argument("what", choices=["rules", "info"], help="the catalogue, or what is running")
-    if parser.parse_args(arguments).what == "rules":
+    parser.add_argument(
+        "what",
+        choices=["rules", "info", "selftest"],
+        help="the catalogue, what is running, or whether every rule gives the bits that it should",
+    )
+    what = parser.parse_args(arguments).what
+    if what == "selftest":
+        return selftest.main()
+    if what == "rules":
         rows = [(name, state_bytes(rule), source(rule)) for name, rule in rules.items()]
         print(table([("rule", "state bytes per parameter (float32)", "source"), *rows]))
     else:
         print(table(info().items()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "curvature": {"_core", "arrays", "engine", "extras", "formula", "weights"},
     "torch": {"_core", "arrays", "backends", "engine", "formula", "update_rules"},
     "demo": {"", "extras", "schedules"},
-    "__main__": {"engine", "runtime", "update_rules"},
+    "selftest": {"_core", "arrays", "engine", "formula", "gradients", "runtime", "update_rules"},
+    "__main__": {"engine", "runtime", "selftest", "update_rules"},
     "": {
         *("arrays", "averaging", "control", "curvature", "engine"),
         *("gradients", "runtime", "schedules", "update_rules"),
