@@ -27,6 +27,22 @@ def test_the_rule_that_is_shown_is_the_rule() -> None:
 
 
 @pytest.mark.source
+def test_links_of_the_readme() -> None:
+    """They are absolute, since package indexes show the page too, and lead to files that there are."""
+    import blocks
+
+    prose = blocks.FENCE.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", prose, re.MULTILINE))
+    assert set(re.findall(r"\]\[([^\]]+)\]", prose)) == set(targets)
+    home = r"https://(?:github\.com/fusedstep/fusedstep/blob|raw\.githubusercontent\.com/fusedstep/fusedstep)/main/"
+    for target in targets.values():
+        place = re.fullmatch(home + r"([^#]+)(?:#.+)?", target)
+        assert place
+        assert (ROOT / place[1]).is_file()
+    assert all(target.startswith("https://") for target in re.findall(r"\]\(([^)]+)\)", prose))
+
+
+@pytest.mark.source
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page: str, tmp_path: Path) -> None:
     """The blocks of a page run, and draw the figures that it shows."""

@@ -13,7 +13,18 @@ import fusedstep as fs
 from tests.helpers.internals import Changes
 from tests.helpers.interrupts import FEWER, Trial, flat, of_optimizer
 from tests.helpers.out_of_memory import an_allocation_fails, at_every, bytes_are_left, in_a_new_process
-from tests.properties.test_interrupts import ALL, KINDS, NUMBER, OF_ROWS, same_run, stepping, tensors
+
+pytest.importorskip("ml_dtypes")
+
+from tests.properties.test_interrupts import (
+    ALL,
+    KINDS,
+    NUMBER,
+    OF_ROWS,
+    same_run,
+    stepping,
+    tensors,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 

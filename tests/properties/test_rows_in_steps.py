@@ -12,11 +12,12 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import fusedstep as fs
+
+ml_dtypes: Any = pytest.importorskip("ml_dtypes")
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Backend: TypeAlias = Literal["native", "numpy"]
