@@ -93,8 +93,7 @@ struct Entry {
   Kernel kernel;
 
   constexpr explicit Entry(const char* name)
-      : kernel{name,    slots, Rule<double>::names, sizeof(Rule<double>) / sizeof(double), 0, false, {},
-               nullptr, {}} {
+      : kernel{name, slots, Rule<double>::names, 0, false, {}, nullptr, {}} {
     parameter<float>(format_f32);
     parameter<double>(format_f64);
     parameter<BFloat16>(format_bf16);

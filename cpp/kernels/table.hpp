@@ -34,7 +34,6 @@ struct Kernel {
   const char* name;
   size_t slots;              // the number of state arrays
   const char* coefficients;  // the names of the rule's own, separated by a comma and a space
-  size_t count;              // of the rule's own coefficients
   size_t sums;               // the number of sums over the tensor
   bool squares;              // whether they are sums of squares
   // Indexed by the formats of parameter, gradient and state; last [1] with coupled decay, [0] without. Null

@@ -14,10 +14,8 @@ namespace {
 /// The values of one coefficient for all items of a group.
 using Column = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
-std::size_t index_of(const Kernel& kernel) { return static_cast<std::size_t>(&kernel - active().kernels); }
-
 /// Repeats the group's coefficients for each item, then puts the item's own in their places.
-void give_own(Coefficients& coefficients, const py::dict& own, std::size_t items, const Kernel& kernel) {
+void give_own(Coefficients& coefficients, const py::dict& own, std::size_t items, std::size_t kernel) {
   const std::vector<double> group = std::move(coefficients.rule);
   coefficients.stride = group.size();
   coefficients.rule.resize(items * group.size());
@@ -25,27 +23,29 @@ void give_own(Coefficients& coefficients, const py::dict& own, std::size_t items
     std::copy(group.begin(), group.end(),
               coefficients.rule.begin() + static_cast<std::ptrdiff_t>(i * group.size()));
   for (const auto& [name, values] : own) {
-    const std::size_t place = c_rule + fields_of(index_of(kernel)).place_of(name);
+    const std::size_t place = c_rule + fields_of(kernel).place_of(name);
     const auto column = values.cast<Column>();
     if (column.ndim() != 1 || static_cast<std::size_t>(column.size()) != items)
-      throw std::invalid_argument(std::string("wrong number of items for ") + kernel.name);
+      throw std::invalid_argument(std::string("wrong number of items for ") + active().kernels[kernel].name);
     for (std::size_t i = 0; i < items; ++i) coefficients.rule[i * group.size() + place] = column.data()[i];
   }
 }
 
-/// A group's coefficients for so many items. If they are `partial`, missing coefficients are 0.
-Coefficients coefficients_of(const Kernel& kernel, const Kernel& of_average, std::size_t items, bool partial,
+/// A group's coefficients for so many items. If they are `partial`, missing coefficients are 0. The kernels
+/// are those with these indices: another thread may change the instruction set, and so the table that has
+/// them.
+Coefficients coefficients_of(std::size_t kernel, std::size_t of_average, std::size_t items, bool partial,
                              const StepCoefficients& given) {
   const auto& [prologue, rule, average, own] = given;
   Coefficients coefficients;
-  coefficients.rule.resize(c_rule + kernel.count);
+  coefficients.rule.resize(c_rule + fields_of(kernel).size());
   fields_of_prologue().place(prologue, {}, false, coefficients.rule.data());
-  fields_of(index_of(kernel)).place(rule, own, partial && !own, coefficients.rule.data() + c_rule);
+  fields_of(kernel).place(rule, own, partial && !own, coefficients.rule.data() + c_rule);
   if (own) give_own(coefficients, *own, items, kernel);
   if (average) {
     coefficients.average = no_prologue();
-    coefficients.average.resize(c_rule + of_average.count);
-    fields_of(index_of(of_average)).place(*average, {}, false, coefficients.average.data() + c_rule);
+    coefficients.average.resize(c_rule + fields_of(of_average).size());
+    fields_of(of_average).place(*average, {}, false, coefficients.average.data() + c_rule);
   }
   return coefficients;
 }
@@ -58,12 +58,13 @@ std::vector<Coefficients> coefficients_of(const Plan& plan, std::size_t sweep, b
   const std::vector<std::size_t> items = plan.items();
   std::vector<Coefficients> by_group(plan.groups());
   for (std::size_t group = 0; group < plan.groups(); ++group) {
-    const Kernel* const kernel = plan.kernel(group, sweep);
-    if (kernel == nullptr) continue;
+    const std::optional<std::size_t> kernel = plan.kernel_index(group, sweep);
+    if (!kernel) continue;
+    const Kernel& compiled = active().kernels[*kernel];
     if (given[group].is_none())
-      throw std::invalid_argument(std::string("no coefficients for ") + kernel->name);
-    const bool partial = kernel->sums > 0 && !(measured && items[group] > 0);
-    by_group[group] = coefficients_of(*kernel, plan.average_kernel(), items[group], partial,
+      throw std::invalid_argument(std::string("no coefficients for ") + compiled.name);
+    const bool partial = compiled.sums > 0 && !(measured && items[group] > 0);
+    by_group[group] = coefficients_of(*kernel, plan.average_index(), items[group], partial,
                                       given[group].cast<StepCoefficients>());
   }
   return by_group;

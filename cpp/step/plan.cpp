@@ -75,13 +75,16 @@ void Plan::take(std::vector<TableStep> tables) {
   tables_ = std::move(tables);
 }
 
-const Kernel* Plan::kernel(std::size_t group, std::size_t sweep) const {
+std::optional<std::size_t> Plan::kernel_index(std::size_t group, std::size_t sweep) const {
   const Sweeps& own = kernels_[group];
   const std::size_t absent = sweeps_ - own.size();
-  return sweep < absent ? nullptr : &active().kernels[own[sweep - absent]];
+  return sweep < absent ? std::nullopt : std::optional(own[sweep - absent]);
 }
 
-const Kernel& Plan::average_kernel() const { return active().kernels[average_]; }
+const Kernel* Plan::kernel(std::size_t group, std::size_t sweep) const {
+  const std::optional<std::size_t> index = kernel_index(group, sweep);
+  return index ? &active().kernels[*index] : nullptr;
+}
 
 std::vector<std::size_t> Plan::items() const {
   std::vector<std::size_t> items(groups());
@@ -183,7 +186,7 @@ void Plan::prepare(std::size_t sweep, std::vector<Coefficients> by_group) {
 
 void Plan::run(bool zero_gradients) noexcept {
   const Table& table = active();
-  const Kernel& average = average_kernel();
+  const Kernel& average = table.kernels[average_];
   const std::size_t sweep = prepared_.sweep;
   const bool zero = zero_gradients && is_last(sweep);
   const auto step = [&](std::size_t i, std::size_t begin, std::size_t end) {

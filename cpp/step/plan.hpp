@@ -55,9 +55,9 @@ class Plan {
   std::size_t sweeps() const { return sweeps_; }
   std::size_t groups() const { return kernels_.size(); }
 
-  /// A group's kernel in a sweep; null if the group does not have the sweep.
-  const Kernel* kernel(std::size_t group, std::size_t sweep) const;
-  const Kernel& average_kernel() const;
+  /// The index of a group's kernel in a sweep; nothing if the group does not have the sweep.
+  std::optional<std::size_t> kernel_index(std::size_t group, std::size_t sweep) const;
+  std::size_t average_index() const { return average_; }
 
   /// The number of items that each group steps: tensors that have a gradient, or touched rows of a table.
   std::vector<std::size_t> items() const;
@@ -108,6 +108,9 @@ class Plan {
     std::vector<Coefficients> by_group;
     std::vector<Pass> passes;  // of each tensor
   };
+
+  /// The same kernel, of the instruction set in use; null if there is none.
+  const Kernel* kernel(std::size_t group, std::size_t sweep) const;
 
   bool is_last(std::size_t sweep) const { return sweep + 1 == sweeps_; }
   std::vector<Pass> passes(std::size_t sweep, const std::vector<Coefficients>& by_group) const;

@@ -145,7 +145,7 @@ def test_every_measure_is_vectorized(functions: dict[str, str]) -> None:
 
 @linux
 def test_no_fused_multiply_add(functions: dict[str, str]) -> None:
-    """A contracted a·b + c rounds once instead of twice: other bits. That goes for all that kernels.cpp has."""
+    """A contracted a·b + c rounds once instead of twice: other bits. Nothing in kernels.cpp is."""
     compiled = [title for title in functions if re.search(rf"fusedstep::({KERNELS})::", title)]
     assert len(compiled) > 500 * len(COMPILED[platform.machine()])
     for title in compiled:

@@ -203,7 +203,7 @@ void a_kernel_may_have_two_sweeps() {
   other.group = 1;
   Plan plan({{direction, muon}, {sgd}}, kernel_named("Average"),
             {tensor_of(p, g, {float32(buffer), float32(o)}), other});
-  require(plan.sweeps() == 2 && plan.kernel(1, 0) == nullptr, "the sweeps of a plan");
+  require(plan.sweeps() == 2 && !plan.kernel_index(1, 0), "the sweeps of a plan");
   const Floats p_before = p, q_before = q;
   run(plan, 0, {named(direction, {{"momentum", momentum}, {"gain", gain}, {"now", now}, {"past", past}}), {}},
       true);
