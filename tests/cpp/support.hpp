@@ -74,7 +74,8 @@ inline Coefficients named(std::size_t kernel, const Values& values) {
   for (const std::string_view name : separate(active().kernels[kernel].coefficients))
     for (const auto& [given, value] : values)
       if (given == name) coefficients.rule.push_back(value);
-  require(coefficients.rule.size() == c_rule + active().kernels[kernel].count, "a coefficient is missing");
+  require(coefficients.rule.size() == c_rule + separate(active().kernels[kernel].coefficients).size(),
+          "a coefficient is missing");
   return coefficients;
 }
 
