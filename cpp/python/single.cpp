@@ -1,5 +1,6 @@
 #include "python/single.hpp"
 
+#include <cstdint>
 #include <stdexcept>
 #include <utility>
 
@@ -15,15 +16,18 @@ class Alike {
   Array operator()(py::array& array) {
     const bool bits = array.dtype().num() == py::dtype::num_of<std::uint16_t>();
     const Array found{bits ? format_bf16 : checked_format(array.dtype()), array.mutable_data()};
-    if (first_ == nullptr) first_ = &array, format_ = found.format;
-    if ((array.flags() & py::array::c_style) == 0 || array.size() != first_->size() ||
-        !mix(found.format, format_))
+    if (size_ < 0) {
+      size_ = array.size();
+      format_ = found.format;
+    }
+    const bool one_run = (array.flags() & py::array::c_style) != 0;
+    if (!one_run || array.size() != size_ || !mix(found.format, format_))
       throw std::invalid_argument("arrays of equal size, of formats that mix, each in one run of memory");
     return found;
   }
 
  private:
-  const py::array* first_ = nullptr;
+  py::ssize_t size_ = -1;
   Format format_{};
 };
 

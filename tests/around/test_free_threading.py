@@ -56,10 +56,13 @@ def test_own_optimizers(rule: str, backend: Any) -> None:
 
     def trained(seed: int) -> dict[str, Array]:
         rng = np.random.default_rng(seed)
-        p = {"w": rng.standard_normal((20, 600)), "b": rng.standard_normal(33).astype(np.float32)}
+        p: dict[str, Array] = {
+            "w": rng.standard_normal((20, 600)),
+            "b": rng.standard_normal(33).astype(np.float32),
+        }
         opt = fs.rules[rule](p, lr=schedules.Cosine(0.01, steps=9), ema=0.5, backend=backend)
         for _ in range(4):
-            g = {name: rng.standard_normal(a.shape).astype(a.dtype) for name, a in p.items()}
+            g = {name: np.asarray(rng.standard_normal(a.shape), a.dtype) for name, a in p.items()}
             opt.step(g, loss=1.0, clip_norm=1.0)
         if rule in {"Adam", "SGD"}:
             opt.step({"w": fs.Rows([3, 3, 0], np.ones((3, 600))), "b": None})
