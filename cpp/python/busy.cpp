@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "python/gil.hpp"
+#include "python/look_up.hpp"
 #include "step/floating_point.hpp"
 
 namespace fusedstep {
@@ -40,7 +41,7 @@ void Busy::leave() {
   turn_.leave();
 }
 
-bool Busy::swapped() const { return PyDict_GetItem(state.ptr(), swapped_.ptr()) == Py_True; }
+bool Busy::swapped() const { return look_up(state, swapped_).is(py::handle(Py_True)); }
 
 py::object run_alone(const std::shared_ptr<Busy>& busy, const py::object& function, const py::args& args) {
   const Hold hold(busy);

@@ -141,7 +141,7 @@ def variants(name: str) -> Iterator[Options]:
 
 
 def stepped(rule: type[Optimizer], options: Options, length: int, digest: Digest) -> list[Kernel]:
-    """Step arrays of all kinds, each with other options of the step; return the kernels that did it."""
+    """Step arrays of all kinds, each time with other options; return the kernels that did it."""
     parameters = {
         "long": numbers(1, length, np.float32),
         "float64": numbers(2, 67, np.float64),
@@ -182,11 +182,12 @@ def stepped_in_all_formats(kernel: Kernel, digest: Digest) -> None:
     float64: DType = np.dtype(np.float64)
     mixes = [*itertools.product(FORMATS, repeat=3), (float64, float64, float64)]
     decayed = {"scale": 0.75, "clip": 2.0, "keep": 0.875, "l2": 0.0625, "l1": 0.03125}
+    compiled = _core.kernels()
+    mean = dict.fromkeys(compiled["Average"][1], 0.25)
     for name in kernel.names:
-        slots, fields = _core.kernels()[name]
+        slots, fields = compiled[name]
         values = np.abs(numbers(7, len(fields), np.float64)).tolist()
         rule = dict(zip(fields, values, strict=True))
-        mean = dict.fromkeys(_core.kernels()["Average"][1], 0.25)
         for (p, g, s), prologue in itertools.product(mixes, (NO_PROLOGUE, decayed)):
             arrays = [numbers(8, 83, p), numbers(9, 83, g), *(_positive(10 + i, 83, s) for i in range(slots))]
             average = numbers(20, 83, p)

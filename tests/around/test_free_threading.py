@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import fusedstep as fs
 from fusedstep import schedules
 from tests.helpers.choices import FEW
 from tests.helpers.exactly import assert_same
+from tests.helpers.internals import _core
 from tests.helpers.threads import STEPS, THREADS, at_once, attempted
 
 Array = np.ndarray[Any, Any]
@@ -64,7 +66,7 @@ def test_own_optimizers(rule: str, backend: Any) -> None:
         for _ in range(4):
             g = {name: np.asarray(rng.standard_normal(a.shape), a.dtype) for name, a in p.items()}
             opt.step(g, loss=1.0, clip_norm=1.0)
-        if rule in {"Adam", "SGD"}:
+        if fs.rules[rule].steps_rows:
             opt.step({"w": fs.Rows([3, 3, 0], np.ones((3, 600))), "b": None})
         return {**p, **{f"{k} {slot}": a for k, slots in opt.state.items() for slot, a in slots.items()}}
 
@@ -84,7 +86,7 @@ def test_own_optimizers(rule: str, backend: Any) -> None:
     changing = threading.Thread(target=change)
     changing.start()
     try:
-        at_once([lambda seed=seed: train(seed) for seed in range(THREADS)])  # type: ignore[misc]
+        at_once([partial(train, seed) for seed in range(THREADS)])
     finally:
         done.set()
         changing.join()
@@ -151,28 +153,56 @@ def test_one_optimizer(backend: Any) -> None:
 
 def test_saving_and_loading_beside_steps() -> None:
     """What is saved is the state between two steps."""
-    p, g = np.zeros(20_000), np.ones(20_000)
+    p, g = np.zeros(200_000), np.ones(200_000)
     opt = fs.Adagrad(p, lr=1.0)
+    stepped = threading.Event()
     saved: list[dict[str, Any]] = []
 
     def save() -> None:
-        for _ in range(STEPS):
+        while not stepped.is_set():
             attempted(lambda: saved.append(opt.state_dict()))
-        while not attempted(lambda: saved.append(opt.state_dict())):
-            pass
-        while not attempted(lambda: opt.load_state_dict(saved[-1])):
-            pass
+            del saved[:-STEPS]
+        assert attempted(lambda: saved.append(opt.state_dict()))
+        assert attempted(lambda: opt.load_state_dict(saved[-1]))
 
     def step() -> None:
-        for _ in range(STEPS):
-            attempted(lambda: opt.step(g))
+        try:
+            for _ in range(5 * STEPS):
+                attempted(lambda: opt.step(g))
+        finally:
+            stepped.set()
 
-    at_once([step, save, step])
+    at_once([step, save])
     for state in saved:
         (s,) = state["state"][0].values()
         assert (s == state["t"]).all()  # the sum of so many squares of 1
     (s,) = opt.state.values()
     assert (s == opt.t).all()
+
+
+def test_saving_within_a_step() -> None:
+    def lr(_: int) -> float:
+        with pytest.raises(RuntimeError, match="is in use"):
+            opt.state_dict()
+        return 1.0
+
+    p = np.zeros(3)
+    opt = fs.SGD(p, lr=lr)
+    opt.step(np.ones(3))
+    assert (p == -1).all()
+
+
+def test_schedules_that_are_set_at_once() -> None:
+    """Two threads set hyperparameters of a group; none of their schedules is taken for a number."""
+    p = np.ones(3)
+    opt = fs.SGD(p, lr=1.0)
+    changes = [_core.Changes(), _core.Changes()]
+    opt.groups[0].collect_set({"lr": lambda _: 0.5}, changes[0])
+    opt.groups[0].collect_set({"weight_decay": lambda _: 0.5}, changes[1])
+    for each in changes:
+        each.write()
+    opt.step(np.ones(3))
+    assert (p == 0.75 - 0.5).all()
 
 
 def test_hyperparameters_beside_steps() -> None:
