@@ -21,6 +21,7 @@
 #include "python/single.hpp"
 #include "python/torch_parameters.hpp"
 #include "python/torch_plan.hpp"
+#include "python/torch_records.hpp"
 #include "step/coefficients.hpp"
 #include "step/dispatch.hpp"
 #include "step/factors.hpp"
@@ -141,6 +142,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "Run a kernel over one array with these coefficients; arrays of uint16 have the bits of bfloat16.");
   m.def("power", &power, py::arg("x"), py::arg("exponent"),
         "x to a power: to a whole one by squaring, so that the bits are the same on every system.");
+  m.def("torch_records", &torch_records, "Whether torch may be recording what its operators do.");
   py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
                                           "The lock of an optimizer, which has one user at a time.")
       .def(py::init<>())
@@ -194,15 +196,18 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
       .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
   py::class_<TorchParameters>(m, "TorchParameters", "Parameters that have a gradient, with their state.")
-      .def(py::init([](const TorchPlan& plan, const py::list& parameters, const py::dict& states,
-                       const std::vector<py::str>& keys, const std::vector<py::str>& scalar_keys,
-                       bool averaged) {
-             return TorchParameters(plan.exchange(), parameters, states, keys, scalar_keys, averaged);
+      .def(py::init([](const TorchPlan& plan, const std::vector<std::string>& kernel,
+                       std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged) {
+             return TorchParameters(plan.exchange(), kernel, std::move(keys), std::move(scalar_keys),
+                                    averaged);
            }),
-           py::arg("plan"), py::arg("parameters"), py::arg("states"), py::arg("keys"), py::arg("scalar_keys"),
-           py::arg("averaged"), py::keep_alive<1, 2>())
+           py::arg("plan"), py::arg("kernel"), py::arg("keys"), py::arg("scalar_keys"), py::arg("averaged"),
+           py::keep_alive<1, 2>())
       .def("__len__", [](const TorchParameters& found) { return found.size(); })
-      .def("lacking", &TorchParameters::lacking, "The positions of the parameters whose state is incomplete.")
+      .def("look", &TorchParameters::look, py::arg("parameters"), py::arg("states"),
+           "Look up the parameters that have a gradient; return the positions of those whose state is "
+           "incomplete.")
+      .def("release", &TorchParameters::release, "Let the tensors go.")
       .def("complete", &TorchParameters::complete, py::arg("i"), py::arg("state"), py::arg("scalars"),
            "Give a parameter all of its state.")
       .def("replace", &TorchParameters::replace, py::arg("i"), py::arg("p"), py::arg("g"), py::arg("state"),

@@ -2,11 +2,14 @@
 
 #include <pybind11/critical_section.h>
 
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <map>
 #include <stdexcept>
+#include <utility>
 
+#include "python/coefficients.hpp"
 #include "python/look_up.hpp"
 
 namespace fusedstep {
@@ -50,48 +53,102 @@ bool suits(const std::optional<View>& view, const View& p) {
   return view && lies_as(*view, p) && mix(view->array.format, p.array.format);
 }
 
+std::uint64_t next_version() {
+  static std::atomic<std::uint64_t> versions = 0;
+  return ++versions;
+}
+
+py::handle interned(const char* text) {
+  PyObject* const string = PyUnicode_InternFromString(text);
+  if (string == nullptr) throw py::error_already_set();
+  return string;
+}
+
 }  // namespace
 
-TorchParameters::TorchParameters(const Exchange& exchange, const py::list& parameters, const py::dict& states,
-                                 const std::vector<py::str>& keys, const std::vector<py::str>& scalar_keys,
-                                 bool averaged)
+TorchParameters::TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel,
+                                 std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged)
     : exchange_(exchange),
-      slots_(keys.size()),
-      scalars_(scalar_keys.size()),
+      kernel_(sweeps_of(kernel)),
+      keys_(std::move(keys)),
+      scalar_keys_(std::move(scalar_keys)),
+      slots_(keys_.size()),
+      scalars_(scalar_keys_.size()),
       kinds_(2 + slots_ + scalars_),
-      averaged_(averaged) {
-  objects_.reserve(parameters.size() * kinds_);
-  found_scalars_.reserve(parameters.size() * scalars_);
-  tensors_.reserve(parameters.size());
-  fits_.reserve(parameters.size());
-  const py::str grad("grad");
+      averaged_(averaged),
+      version_(next_version()),
+      ahead_(2 * kinds_) {}
+
+const std::vector<std::size_t>& TorchParameters::look(const py::list& parameters, const py::dict& states) {
+  static const py::handle grad = interned("grad");
+  lacking_.clear();
+  rows_.clear();
+  std::size_t found = 0;
   InOrder in_order(states, parameters);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const py::object p = parameters[i];
+    ahead_.ask(found);
+    py::object p = parameters[i];
     const py::object state = in_order.look_up(p);
     if (state && !py::isinstance<py::dict>(state))
       throw py::type_error("the state of a parameter must be a dict");
     py::object g = p.attr(grad);
     if (g.is_none()) continue;
-    objects_.push_back(p);
-    objects_.push_back(std::move(g));
-    bool complete = true;
-    const auto add = [&](const py::str& key) {
-      objects_.push_back(state ? look_up(state, key) : py::object());
-      complete = complete && objects_.back();
-    };
-    for (const py::str& key : keys) add(key);
-    for (const py::str& key : scalar_keys) {
-      add(key);
-      found_scalars_.push_back(scalar_of(exchange_, objects_.back()));
-    }
-    tensors_.emplace_back();
-    fits_.push_back(false);
-    if (complete)
-      find_memory(size() - 1);
-    else
-      lacking_.push_back(size() - 1);
+    if (found == size()) resize(found + 1);
+    take(found++, std::move(p), std::move(g), state);
   }
+  if (found != size()) resize(found);
+  return lacking_;
+}
+
+void TorchParameters::resize(std::size_t size) {
+  objects_.resize(size * kinds_);
+  found_scalars_.resize(size * scalars_);
+  tensors_.resize(size);
+  fits_.resize(size);
+  ahead_.resize(size);
+  version_ = next_version();
+}
+
+void TorchParameters::release() {
+  for (py::object& object : objects_) object = {};
+  rows_.clear();
+}
+
+void TorchParameters::take(std::size_t i, py::object p, py::object g, const py::object& state) {
+  object(i, 0) = std::move(p);
+  object(i, 1) = std::move(g);
+  bool complete = true;
+  if (state) ahead_.note(i, 2, state.ptr(), sizeof(PyDictObject));
+  const auto take = [&](std::size_t kind, const py::str& key) {
+    object(i, kind) = state ? look_up(state, key) : py::object();
+    complete = complete && object(i, kind);
+  };
+  for (std::size_t slot = 0; slot < slots_; ++slot) take(2 + slot, keys_[slot]);
+  for (std::size_t k = 0; k < scalars_; ++k) {
+    take(2 + slots_ + k, scalar_keys_[k]);
+    take_scalar(i, k);
+  }
+  if (complete) {
+    find_memory(i);
+  } else {
+    tensors_[i] = {};
+    fits_[i] = false;
+    lacking_.push_back(i);
+  }
+}
+
+void TorchParameters::take_scalar(std::size_t i, std::size_t k) {
+  TorchScalar& scalar = found_scalars_[i * scalars_ + k];
+  const Array before = scalar.array;
+  const std::size_t kind = 2 + slots_ + k;
+  if (!object(i, kind)) {
+    scalar = {};
+  } else {
+    const std::optional<View> view = exchange_.view(object(i, kind));
+    scalar = scalar_of(view);
+    note(i, kind, *view);
+  }
+  if (scalar.array != before) version_ = next_version();
 }
 
 std::optional<View> TorchParameters::view(const py::object& tensor) const {
@@ -102,23 +159,38 @@ std::optional<View> TorchParameters::view(const py::object& tensor) const {
   return view;
 }
 
-void TorchParameters::find_memory(std::size_t i) {
-  Tensor& tensor = tensors_[i];
-  tensor = {};
-  const std::optional<View> p = view(object(i, 0));
-  fits_[i] = p && is_dense(*p);
-  if (!fits_[i]) return;
-  tensor.size = p->size;
-  tensor.p = p->array;
-  fits_[i] = find_state(tensor, *p, i);
-  const std::optional<View> g = view(object(i, 1));
-  tensor.stepped = suits(g, *p);
-  if (tensor.stepped) tensor.g = g->array;
+std::optional<View> TorchParameters::view(std::size_t i, std::size_t kind) {
+  std::optional<View> view = this->view(object(i, kind));
+  if (view) note(i, kind, *view);
+  return view;
 }
 
-bool TorchParameters::find_state(Tensor& tensor, const View& p, std::size_t i) const {
+void TorchParameters::note(std::size_t i, std::size_t kind, const View& view) {
+  // The lengths of the axes are in the middle of torch's own object.
+  constexpr std::size_t before = 64, around = 192;
+  ahead_.note(i, 2 * kind, object(i, kind).ptr(), sizeof(PyObject));
+  ahead_.note(i, 2 * kind + 1, reinterpret_cast<const char*>(view.shape) - before, around);
+}
+
+void TorchParameters::find_memory(std::size_t i) {
+  Tensor found;
+  const std::optional<View> p = view(i, 0);
+  fits_[i] = p && is_dense(*p);
+  if (fits_[i]) {
+    found.size = p->size;
+    found.p = p->array;
+    fits_[i] = find_state(found, *p, i);
+    const std::optional<View> g = view(object(i, 1));
+    found.stepped = suits(g, *p);
+    if (found.stepped) found.g = g->array;
+  }
+  if (!same_memory(found, tensors_[i])) version_ = next_version();
+  tensors_[i] = found;
+}
+
+bool TorchParameters::find_state(Tensor& tensor, const View& p, std::size_t i) {
   for (std::size_t slot = 0; slot < slots_; ++slot) {
-    const std::optional<View> s = view(object(i, 2 + slot));
+    const std::optional<View> s = view(i, 2 + slot);
     if (!suits(s, p)) return false;
     (slot < slots() ? tensor.state.at(slot) : tensor.average) = s->array;
   }
@@ -128,7 +200,7 @@ bool TorchParameters::find_state(Tensor& tensor, const View& p, std::size_t i) c
 void TorchParameters::complete(std::size_t i, const py::list& state, const py::list& scalars) {
   for (std::size_t k = 0; k < scalars_; ++k) {
     object(i, 2 + slots_ + k) = scalars[k];
-    found_scalars_[i * scalars_ + k] = scalar_of(exchange_, object(i, 2 + slots_ + k));
+    take_scalar(i, k);
   }
   replace(i, object(i, 0), object(i, 1), state);
 }
@@ -145,7 +217,7 @@ void TorchParameters::replace(std::size_t i, const py::object& p, const py::obje
 bool TorchParameters::take_rows(std::size_t i, py::handle indices, const py::object& values) {
   rows_.erase(i);
   if (!fits_.at(i)) return false;
-  const std::optional<View> p = view(object(i, 0)), given = view(values);
+  const std::optional<View> p = view(i, 0), given = view(values);
   const auto named = exchange_.indices(indices);
   if (!p || !given || !named) return false;
   std::shared_ptr<TorchRows> taken = take_torch_rows(*p, tensors_[i], slots(), *named, *given, values);

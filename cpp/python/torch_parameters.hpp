@@ -4,12 +4,15 @@
 #include <pybind11/stl.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "python/ahead.hpp"
 #include "python/changes.hpp"
 #include "python/dlpack.hpp"
 #include "python/torch_rows.hpp"
@@ -18,22 +21,39 @@
 
 namespace fusedstep {
 
+/// Whether steps of a and b write to the same memory, in the same group.
+inline bool same_memory(const Tensor& a, const Tensor& b) {
+  return a.group == b.group && a.size == b.size && a.p == b.p && a.state == b.state && a.average == b.average;
+}
+
 /// Parameters that have a gradient, with gradient and state, looked up in one pass: the objects and where
-/// their elements are. Python may replace them between any two steps, so each step looks them up again.
+/// their elements are. Python may replace them between any two steps, so each step looks them up again; what
+/// the look-up before has found tells only what has changed since, and where memory will be read.
 class TorchParameters {
  public:
   /// The positions of some of the parameters; nothing stands for all.
   using Members = std::optional<std::vector<std::size_t>>;
 
-  /// `states` has a dictionary for each parameter. Its entries under `keys` are the tensors of the rule's
-  /// slots and, last, of the average if it is kept; those under `scalar_keys` are tensors of one element.
-  TorchParameters(const Exchange& exchange, const py::list& parameters, const py::dict& states,
-                  const std::vector<py::str>& keys, const std::vector<py::str>& scalar_keys, bool averaged);
+  /// The parameters are stepped by the kernel with these sweeps. `keys` are the keys, in a parameter's state,
+  /// of the tensors of the rule's slots and, last, of the average if it is kept; under `scalar_keys` there are
+  /// tensors of one element.
+  TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel,
+                  std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged);
+
+  /// Looks up those of the parameters that have a gradient. `states` has a dictionary for each. Returns the
+  /// positions of those whose state is incomplete.
+  const std::vector<std::size_t>& look(const py::list& parameters, const py::dict& states);
+
+  /// Lets the tensors go.
+  void release();
+
+  /// A number that no other state of this or another object has: it changes when anything but a gradient is
+  /// found elsewhere than before.
+  std::uint64_t version() const { return version_; }
+
+  const Sweeps& kernel() const { return kernel_; }
 
   std::size_t size() const { return tensors_.size(); }
-
-  /// The positions of the parameters whose state is incomplete.
-  const std::vector<std::size_t>& lacking() const { return lacking_; }
 
   /// Gives a parameter all of its state.
   void complete(std::size_t i, const py::list& state, const py::list& scalars);
@@ -76,6 +96,7 @@ class TorchParameters {
   bool fits(std::size_t i) const { return fits_[i]; }
   bool gradient_fits(std::size_t i) const { return tensors_[i].stepped; }
 
+  bool has_rows() const { return !rows_.empty(); }
   /// The rows of a parameter that have a gradient; null if its gradient is not rows.
   std::shared_ptr<TorchRows> rows(std::size_t i) const {
     const auto found = rows_.find(i);
@@ -100,11 +121,21 @@ class TorchParameters {
   const py::object& object(std::size_t i, std::size_t kind) const { return objects_[i * kinds_ + kind]; }
   py::list column(std::size_t kind, const Members& members) const;
   std::optional<View> view(const py::object& tensor) const;
+  /// The same of an object that the next look-up will most likely find again.
+  std::optional<View> view(std::size_t i, std::size_t kind);
+  void note(std::size_t i, std::size_t kind, const View& view);
+  /// Has room for so many parameters.
+  void resize(std::size_t size);
+  /// Takes a parameter that has a gradient.
+  void take(std::size_t i, py::object p, py::object g, const py::object& state);
+  void take_scalar(std::size_t i, std::size_t k);
   /// Looks up where the elements of parameter i, its gradient and its state are.
   void find_memory(std::size_t i);
-  bool find_state(Tensor& tensor, const View& p, std::size_t i) const;
+  bool find_state(Tensor& tensor, const View& p, std::size_t i);
 
   const Exchange& exchange_;
+  Sweeps kernel_;
+  std::vector<py::str> keys_, scalar_keys_;
   std::size_t slots_, scalars_, kinds_;
   bool averaged_;
   std::vector<py::object> objects_;  // of each parameter: itself, its gradient, the slots, the scalars
@@ -113,6 +144,8 @@ class TorchParameters {
   std::vector<bool> fits_;
   std::map<std::size_t, std::shared_ptr<TorchRows>> rows_;
   std::vector<std::size_t> lacking_;
+  std::uint64_t version_;
+  Ahead ahead_;
 };
 
 }  // namespace fusedstep

@@ -7,11 +7,6 @@
 namespace fusedstep {
 namespace {
 
-/// Whether steps of a and b write to the same memory, in the same group.
-bool same_memory(const Tensor& a, const Tensor& b) {
-  return a.group == b.group && a.size == b.size && a.p == b.p && a.state == b.state && a.average == b.average;
-}
-
 bool same_memory(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   if (a.size() != b.size()) return false;
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -19,21 +14,17 @@ bool same_memory(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
   return true;
 }
 
-/// The kernel of a batch; throws std::invalid_argument if the parameters have another number of slots.
-Sweeps kernel_of(const TorchPlan::Batch& batch) {
-  const auto& [names, parameters, members, small] = batch;
-  Sweeps sweeps = sweeps_of(names);
-  for (const std::size_t sweep : sweeps)
-    if (active().kernels[sweep].slots != parameters->slots())
+void check_slots(const TorchParameters& parameters) {
+  for (const std::size_t sweep : parameters.kernel())
+    if (active().kernels[sweep].slots != parameters.slots())
       throw std::invalid_argument(std::string("wrong number of state slots for ") +
                                   active().kernels[sweep].name);
-  return sweeps;
 }
 
 /// The step of one parameter's rows; their gradients count in the norm before that of tensor `before`.
 TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::size_t before,
                      std::size_t group, const TorchRows& rows) {
-  const auto& [names, parameters, members, small] = batch;
+  const auto& [parameters, members, small] = batch;
   if (parameters->size(members) != 1)
     throw std::logic_error("a parameter whose gradient is rows is not the only one of its batch");
   if (sweeps.size() != 1) throw std::invalid_argument("rows have kernels of one sweep");
@@ -47,14 +38,16 @@ TorchPlan::TorchPlan(py::type kind, const std::string& average)
 
 TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   release();
+  if (take_again(batches)) return {};
   std::vector<Sweeps> kernels;
   std::vector<Tensor> tensors;
   std::vector<TableStep> tables;
   Odd odd;
   positions_.clear();
   for (std::size_t b = 0; b < batches.size(); ++b) {
-    const auto& [names, parameters, members, small] = batches[b];
-    kernels.push_back(kernel_of(batches[b]));
+    const auto& [parameters, members, small] = batches[b];
+    check_slots(*parameters);
+    kernels.push_back(parameters->kernel());
     parameters->for_each(members, [&, found = parameters](std::size_t i) {
       positions_.emplace_back(b, i);
       tensors.push_back(found->tensor(i));
@@ -94,7 +87,30 @@ TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   take_tables(std::move(tables), odd);
   taken_ = odd.gradients.empty() && odd.in_small_state.empty();
   if (!taken_) plan_.reset();
+  known_.clear();
+  if (taken_)
+    for (const auto& [parameters, members, small] : batches)
+      known_.emplace_back(small.empty() ? parameters->version() : 0, members);
   return odd;
+}
+
+bool TorchPlan::take_again(const std::vector<Batch>& batches) {
+  if (!plan_ || batches.size() != known_.size()) return false;
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const auto& [parameters, members, small] = batches[b];
+    if (known_[b] != std::pair(parameters->version(), members) || parameters->has_rows()) return false;
+  }
+  Odd odd;
+  for (std::size_t k = 0; k < positions_.size(); ++k) {
+    const auto [b, i] = positions_[k];
+    const Tensor& found = std::get<0>(batches[b])->tensor(i);
+    Tensor& planned = plan_->tensors()[k];
+    if (!found.stepped) return false;
+    if (planned.g != found.g && !check({found.g, found.size}, positions_[k], odd)) return false;
+    planned.g = found.g;
+    planned.stepped = true;
+  }
+  return taken_ = true;
 }
 
 bool TorchPlan::check(const Run& gradient, const Position& position, Odd& odd) const {
@@ -112,7 +128,7 @@ void TorchPlan::take_tables(std::vector<TableStep> steps, Odd& odd) {
 
 std::vector<Run> TorchPlan::small_state_of(const std::vector<Batch>& batches) const {
   std::vector<Run> runs;
-  for (const auto& [names, parameters, members, small] : batches) {
+  for (const auto& [parameters, members, small] : batches) {
     parameters->for_each(members, [&, found = parameters](std::size_t i) { found->add_scalars(i, runs); });
     for (const py::handle tensor : small)
       if (const std::optional<View> view = exchange_.view(tensor); view && is_dense(*view))

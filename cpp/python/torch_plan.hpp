@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,10 +23,9 @@ namespace fusedstep {
 /// long as the tensors are where they were.
 class TorchPlan {
  public:
-  /// Parameters that share coefficients and a kernel, which is given by the names of its sweeps, and the
-  /// tensors of their state that have a number for each row or column.
-  using Batch =
-      std::tuple<std::vector<std::string>, const TorchParameters*, TorchParameters::Members, py::list>;
+  /// Parameters that share coefficients, and the tensors of their state that have a number for each row or
+  /// column.
+  using Batch = std::tuple<const TorchParameters*, TorchParameters::Members, py::list>;
   /// A batch, and a parameter's position in the TorchParameters of the batch.
   using Position = std::pair<std::size_t, std::size_t>;
   using Positions = std::vector<Position>;
@@ -82,6 +82,14 @@ class TorchPlan {
   Exchange exchange_;
   std::size_t average_;
   std::optional<Plan> plan_;
+  /// What the plan was made for: versions of the parameters, and the members of each batch.
+  using Known = std::vector<std::pair<std::uint64_t, TorchParameters::Members>>;
+
+  /// Takes the gradients of the tensors that the plan was made for; returns false if it was made for others,
+  /// or if not all gradients can be used as they are.
+  bool take_again(const std::vector<Batch>& batches);
+
+  Known known_;
   Positions positions_;           // of the plan's tensors
   std::vector<Run> small_state_;  // which the plan was made for
   Intervals in_small_state_;      // the same, to search in

@@ -2,9 +2,7 @@
 
 namespace fusedstep {
 
-TorchScalar scalar_of(const Exchange& exchange, const py::object& object) {
-  if (!object) return {};
-  const std::optional<View> view = exchange.view(object);
+TorchScalar scalar_of(const std::optional<View>& view) {
   if (!view || view->size != 1) throw py::type_error("the scalars of a state must be tensors of one element");
   switch (view->array.format) {
     case format_f32:

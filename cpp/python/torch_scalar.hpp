@@ -1,6 +1,8 @@
 // State that is one number per parameter, as torch keeps it.
 #pragma once
 
+#include <optional>
+
 #include "python/dlpack.hpp"
 
 namespace fusedstep {
@@ -11,8 +13,8 @@ struct TorchScalar {
   double value = 0;
 };
 
-/// Looks up a scalar; throws py::type_error unless it is such a tensor. An empty object is 0.
-TorchScalar scalar_of(const Exchange& exchange, const py::object& object);
+/// Reads a scalar; throws py::type_error unless it is such a tensor.
+TorchScalar scalar_of(const std::optional<View>& view);
 
 /// Writes `value` to the tensor.
 void set_scalar(const TorchScalar& scalar, double value);

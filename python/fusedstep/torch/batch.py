@@ -25,39 +25,49 @@ Members = list[int] | None
 
 
 class Group:
-    """The parameters of a group that have a gradient and the same kernel, looked up with their state."""
+    """The parameters of a group that have a gradient and the same kernel, with their state.
 
-    def __init__(
+    It is kept from step to step; each step looks all of them up again.
+    """
+
+    def __init__(self, plan: _core.TorchPlan, form: Form, kernel: Kernel, averaged: bool) -> None:
+        self.form = form
+        self.kernel = kernel
+        self.averaged = averaged
+        self.h: Mapping[str, Any] = {}
+        self.new: dict[Tensor, State] = {}
+        """The state of parameters that lacked some; the optimizer adopts it once the step cannot fail."""
+        self._known: dict[Tensor, State] = {}
+        self._keys = [form.key(slot) for slot in kernel.operands] + ([AVERAGE] if averaged else [])
+        self.found = _core.TorchParameters(plan, kernel.names, self._keys, form.scalar_keys, averaged)
+        self._lacking: list[int] = []
+
+    def look(
         self,
-        plan: _core.TorchPlan,
-        form: Form,
         h: Mapping[str, Any],
-        kernel: Kernel,
         parameters: list[Tensor],
         states: dict[Tensor, State],
         room: MutableMapping[Tensor, Tensor],
     ) -> None:
         """Look up the parameters. `h` are their hyperparameters, `room` holds the tensors for directions."""
-        self.form = form
         self.h = h
-        self.kernel = kernel
-        self.averaged = bool(h["ema"] != 0)
-        self.new: dict[Tensor, State] = {}
-        """The state of parameters that lacked some; the optimizer adopts it once the step cannot fail."""
-        self._known = states
-        keys = [form.key(slot) for slot in kernel.operands] + ([AVERAGE] if self.averaged else [])
-        seen = states
-        if kernel.turns:
-            seen = {p: _with_room(form, kernel, p, states.get(p, {}), room) for p in parameters}
-        self.found = _core.TorchParameters(plan, parameters, seen, keys, form.scalar_keys, self.averaged)
-        self._lacking = self.found.lacking()
+        self.new = {}
+        self._known = seen = states
+        if self.kernel.turns:
+            seen = {p: _with_room(self.form, self.kernel, p, states.get(p, {}), room) for p in parameters}
+        self._lacking = self.found.look(parameters, seen)
         if self._lacking:
-            found = self.found.parameters()
-            for i in self._lacking:
-                p = found[i]
-                self.new[p] = state = form.completed(h, kernel, p, states.get(p, {}))
-                whole = {**seen.get(p, {}), **state}
-                self.found.complete(i, [whole[key] for key in keys], [whole[key] for key in form.scalar_keys])
+            self._complete(seen)
+
+    def _complete(self, seen: Mapping[Tensor, State]) -> None:
+        """Make the state that some parameters lack."""
+        found = self.found.parameters()
+        for i in self._lacking:
+            p = found[i]
+            self.new[p] = state = self.form.completed(self.h, self.kernel, p, self._known.get(p, {}))
+            whole = {**seen.get(p, {}), **state}
+            scalars = [whole[key] for key in self.form.scalar_keys]
+            self.found.complete(i, [whole[key] for key in self._keys], scalars)
 
     def batches(self) -> list[Batch]:
         """The parameters, divided by their count of steps and all else that their coefficients depend on."""

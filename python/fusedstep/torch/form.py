@@ -29,8 +29,8 @@ class Form(NamedTuple):
     """The keys of slots whose key is not the rule's name for them."""
     counted: bool
     """Whether steps are counted. If not, a parameter with state has been stepped before."""
-    scalar_dtype: torch.dtype
-    """The dtype of slots that are one number for a tensor or group."""
+    scalar_dtype: torch.dtype | None
+    """The dtype of slots that are one number for a tensor or group; None for that which torch gives its own."""
     state_dtype: torch.dtype | None
     steps_rows: Callable[[Mapping[str, Any]], bool]
     """Whether, with these hyperparameters, a sparse gradient steps only the rows that it has."""
@@ -66,8 +66,9 @@ class Form(NamedTuple):
         complete = dict(state)
         if self.counted and STEPS not in state:
             complete[STEPS] = torch.zeros((), dtype=torchs_scalar_dtype())
+        scalar_dtype = self.scalar_dtype or torchs_scalar_dtype()
         for name, value in {**self.rule.scalars, **self.rule.numbers}.items():
-            complete.setdefault(self.key(name), torch.tensor(value, dtype=self.scalar_dtype))
+            complete.setdefault(self.key(name), torch.tensor(value, dtype=scalar_dtype))
         slots = self.rule.slots_of(kernel, averaged=h["ema"] != 0)
         dtypes = self.dtypes(p, slots)
         for name, slot in slots.items():

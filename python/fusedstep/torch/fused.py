@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._core import Busy
 from ..engine.options import LIMIT, StepOptions
 from ..engine.step import Step
 from ..formula.hyperparameters import checked_number
@@ -27,23 +25,13 @@ from ..formula.rule import Rule
 from .arguments import number, signature
 from .batch import Batch, Group
 from .distributed import is_distributed
-from .form import Form, by_kernel, kernel_of, torchs_scalar_dtype
+from .form import Form, by_kernel, kernel_of
+from .hooks import hooked
 from .lending import FLOATS, Loan
-from .plan import TorchPlan
+from .machine import Machine
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
-
-
-class Machine:
-    """What an optimizer keeps between steps besides its state; it is neither copied nor pickled."""
-
-    def __init__(self) -> None:
-        self.plan = TorchPlan()
-        self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
-        """The tensors in which the directions of matrices are computed."""
-        self.busy = Busy()
-        self.changes = self.busy.changes
 
 
 class Fused(torch.optim.Optimizer):
@@ -138,6 +126,7 @@ class Fused(torch.optim.Optimizer):
 
     # What torch and users call.
 
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient, and return what `closure` returns.
 
@@ -167,15 +156,16 @@ class Fused(torch.optim.Optimizer):
         scale, overflow = self._amp()
         if overflow:
             return
-        groups = self._gathered(parameters)
-        batches = [batch for group in groups for batch in group.batches()]
-        if not batches:
-            self.grad_norm = None if self.clip_norm is None else 0.0
-            return
         try:
-            self._step(groups, batches, StepOptions(scale, self.clip_norm, math.inf, False, False), loss)
+            groups = self._gathered(parameters)
+            batches = [batch for group in groups for batch in group.batches()]
+            if batches:
+                options = StepOptions(scale, self.clip_norm, math.inf, False, False)
+                self._step(groups, batches, options, loss)
+            else:
+                self.grad_norm = None if self.clip_norm is None else 0.0
         finally:
-            self._machine.plan.release()
+            self._machine.release()
 
     def _step(self, groups: list[Group], batches: list[Batch], options: StepOptions, loss: Any) -> None:
         plan, changes = self._machine.plan, self._machine.changes
@@ -198,12 +188,14 @@ class Fused(torch.optim.Optimizer):
     def _gathered(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]) -> list[Group]:
         """The parameters that have a gradient, with their state, by group and kernel."""
         form, machine = self._form(), self._machine
-        groups = []
-        for group, params in parameters:
-            h = self._evaluated(group)
+        groups: list[Group] = []
+        for settings, params in parameters:
+            h = self._evaluated(settings)
             for kernel, alike in by_kernel(self.rule, h, params):
                 self._check_whole(kernel, alike)
-                groups.append(Group(machine.plan, form, h, kernel, alike, self.state, machine.room))
+                group = machine.group(len(groups), form, kernel, bool(h["ema"] != 0))
+                group.look(h, alike, self.state, machine.room)
+                groups.append(group)
         return groups
 
     def _check_whole(self, kernel: Kernel, parameters: Iterable[Tensor]) -> None:
@@ -225,10 +217,11 @@ class Fused(torch.optim.Optimizer):
         return {**self._defaults, **extras, **self.hyperparameters(group)}
 
     def _form(self) -> Form:
-        scalar_dtype = self.scalar_dtype or torchs_scalar_dtype()
-        return Form(
-            self.rule, self.state_names, self.counted, scalar_dtype, self.state_dtype, self.steps_rows
-        )
+        machine = self._machine
+        if machine.form is None or machine.form.state_dtype is not self.state_dtype:
+            kept = self.scalar_dtype, self.state_dtype
+            machine.form = Form(self.rule, self.state_names, self.counted, *kept, self.steps_rows)
+        return machine.form
 
     def _labels(self) -> dict[Tensor, str]:
         """The name of each parameter in error messages."""

@@ -76,9 +76,9 @@ class Loan:
             one, other = (self._label(self._entry(position).owner) for position in shared)
             raise ValueError(f"{one} and {other} share memory, or their state does")
 
-    def _taken(self) -> list[tuple[list[str], _core.TorchParameters, Members, list[Tensor]]]:
+    def _taken(self) -> list[tuple[_core.TorchParameters, Members, list[Tensor]]]:
         return [
-            (batch.kernel.names, batch.found, batch.members, self._state(k, batch.small_keys))
+            (batch.found, batch.members, self._state(k, batch.small_keys))
             for k, batch in enumerate(self.batches)
         ]
 
