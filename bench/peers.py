@@ -17,7 +17,7 @@ import importlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,10 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
     del parameters
 
     check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
-    works: dict[str, Callable[[], object]] = {"fusedstep": ours.step}
+    works: dict[str, measure.Work | list[measure.Work]] = {"fusedstep": ours.step}
     n = sum(map(math.prod, shapes))
     if setting.in_float32:
-        works["limit"] = limit.stream(library, n, np.dtype(np.float32), limit.passes(rule.kernel))
+        works["limit"] = limit.streams(library, n, np.dtype(np.float32), limit.passes(rule.kernel))
     works |= {name: peer.step for name, peer in peers.items()}
     return {
         "case": case,
