@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.metadata
 import math
 import platform
 import statistics
@@ -18,6 +21,8 @@ Work: TypeAlias = Callable[[], object]
 
 BLOCK_SECONDS = 0.01
 PAUSE_SECONDS = 0.02
+WARM_UP_ROUNDS = 5
+DECILES = [10, 50, 90]
 
 
 def interleaved(works: Mapping[str, Work | Sequence[Work]], rounds: int) -> dict[str, float]:
@@ -53,6 +58,37 @@ def interleaved(works: Mapping[str, Work | Sequence[Work]], rounds: int) -> dict
     for (name, _), seconds in zip(turns, samples, strict=True):
         medians[name] = min(medians.get(name, math.inf), statistics.median(seconds))
     return medians
+
+
+def right_after(works: Mapping[str, tuple[Work, Work]], rounds: int) -> dict[str, list[float]]:
+    """Measure the 1st, 5th and 9th decile of the seconds of each second work, right after its first.
+
+    In each round every pair of works has its turn. The first rounds warm up, and do not count.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(WARM_UP_ROUNDS + rounds):
+        for name, (before, work) in works.items():
+            before()
+            start = time.perf_counter()
+            work()
+            samples[name].append(time.perf_counter() - start)
+    return {
+        name: np.percentile(seconds[WARM_UP_ROUNDS:], DECILES).tolist() for name, seconds in samples.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Import the libraries that are installed, and return their versions.
+
+    torch comes first, because the library that first loads an OpenMP runtime loads it for all, and with any
+    but its own, torch's square roots take many times as long.
+    """
+    found = {}
+    for name in ("torch", "ml_dtypes", "jax", "optax", "numba", "deepspeed"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def machine() -> dict[str, Any]:

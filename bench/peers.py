@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Collection, Iterator
@@ -24,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
+import agreement
 import limit
 import measure
-from peer_libraries import OWN, PEERS, Array, Library, Rule, UnavailableError
+from peer_libraries import OWN, PEERS, Library, Rule, UnavailableError
 
 LR = {"lr": 0.01}
 MOMENTUM = {"momentum": 0.9}
@@ -74,9 +74,6 @@ CASES: dict[str, list[tuple[int, ...]]] = {
 CASES_16_BIT = ["64M", "1M"]
 ROUNDS = 11
 
-# Gradients that were the same at every step would hide an error in a decay. There are eight steps because
-# RAdam begins to rectify at the sixth.
-FACTORS = [1.0, -0.5, 2.0, 0.25, -1.0, 1.5, 0.5, 1.0]
 # Okabe and Ito's colors, which color-blind people can tell apart
 COLORS = dict(zip(PEERS, ("#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), strict=True))
 
@@ -127,7 +124,7 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
     rule, shapes = RULES[setting.rule], CASES[case]
     rng = np.random.default_rng(0)
     parameters = [rng.standard_normal(shape, np.float32).astype(setting.parameters) for shape in shapes]
-    gradients = [away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
+    gradients = [agreement.away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
     ours = OWN[api](rule, parameters, setting.clipped)
     peers: dict[str, Library] = {}
     for name in setting.peers:
@@ -135,7 +132,7 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
             peers[name] = PEERS[name](rule, parameters, setting.clipped)
     del parameters
 
-    check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
+    agreement.check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
     works: dict[str, measure.Work | list[measure.Work]] = {"fusedstep": ours.step}
     n = sum(map(math.prod, shapes))
     if setting.in_float32:
@@ -148,36 +145,6 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
         "n": n,
         "seconds": measure.interleaved(works, rounds),
     }
-
-
-def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Draw gradients for which it makes no difference whether eps is added before or after the root."""
-    g = rng.standard_normal(shape, np.float32)
-    return g + np.copysign(np.float32(0.1), g)
-
-
-def check(
-    ours: Library,
-    peers: dict[str, Library],
-    gradients: list[Array],
-    what: str,
-    tolerance: tuple[float, float],
-) -> None:
-    """Exit with an error unless a few steps lead to the same parameters; then give all the same gradients."""
-    optimizers = ours, *peers.values()
-    for factor in FACTORS:
-        scaled = [g * g.dtype.type(factor) for g in gradients]
-        for optimizer in optimizers:
-            optimizer.give(scaled)
-            optimizer.step()
-    rtol, atol = tolerance
-    for name, peer in peers.items():
-        for mine, given in zip(ours.values(), peer.values(), strict=True):
-            p, q = (np.asarray(values, np.float32) for values in (mine, given))
-            if not np.allclose(p, q, rtol, atol):
-                raise SystemExit(f"{what}: {name} differs by up to {np.abs(p - q).max():.3g}")
-    for optimizer in optimizers:
-        optimizer.give(gradients)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -193,20 +160,6 @@ def line(row: dict[str, Any]) -> str:
 def two_digits(ratio: float) -> str:
     """Return the ratio with two digits, or as an integer if that has more."""
     return f"{ratio:.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
-
-
-def imported() -> dict[str, str]:
-    """Import the libraries that are installed, and return their versions.
-
-    torch comes first, because the library that first loads an OpenMP runtime loads it for all, and with any
-    but its own, torch's square roots take many times as long.
-    """
-    found = {}
-    for name in ("torch", "ml_dtypes", "jax", "optax", "numba", "deepspeed"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def chart(rows: list[dict[str, Any]], file: Path) -> None:
@@ -278,7 +231,7 @@ def main() -> None:
     if options.from_json:
         figures = json.loads(options.from_json.read_text())
     else:
-        versions = imported()
+        versions = measure.versions()
         library = limit.build()
         chosen = [
             (case, replace(setting, peers=[name for name in setting.peers if name in options.peers]))
