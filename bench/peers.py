@@ -5,8 +5,9 @@ with everything in bfloat16, "bf16 gradients" with only these. The columns are t
 fusedstep, in µs and in ns for each parameter; the time of a loop with the traffic of the unclipped step and
 next to no arithmetic, in percent of the step's; and how many times as long a step of each peer takes. All
 peers have as many threads as fusedstep, except optax, whose compiler XLA uses all cores. The peers are timed
-in turns, after a check that some steps from the same values end in the same values. A dash means that the
-peer is not installed or lacks this rule.
+in turns, after a check that some steps from the same values end in the same values, and a turn begins with a
+pause: bench/loop.py has AdamW between other work. A dash means that the peer is not installed or lacks this
+rule.
 """
 
 from __future__ import annotations
@@ -163,33 +164,30 @@ def two_digits(ratio: float) -> str:
 
 
 def chart(rows: list[dict[str, Any]], file: Path) -> None:
-    """Draw how near each rule is to the memory limit, and how long each peer's AdamW takes in comparison."""
+    """Draw, for one large tensor, how near each rule is to the memory limit, and how long the peers take."""
     large = [row for row in rows if row["case"] == "64M" and row["rule"] in RULES]
-    cases = [row for row in rows if row["rule"] in {"AdamW", "AdamW clipped"}]
 
     plt = importlib.import_module("matplotlib.pyplot")
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 4.6), layout="constrained", gridspec_kw={"wspace": 0.06}
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained", sharey=True)
     for axes in (left, right):
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
 
     percents = [100 * row["seconds"]["limit"] / row["seconds"]["fusedstep"] for row in large]
-    left.barh([row["rule"] for row in large], percents, color="#0072B2", height=0.7)
+    names = [row["rule"] for row in large]
+    left.barh(names, percents, color="#0072B2", height=0.7)
+    left.invert_yaxis()
     for y, percent in enumerate(percents):
         left.text(3, y, f"{percent:.0f} %", color="white", va="center")
     left.axvline(100, color="black", linewidth=1, linestyle="--")
-    left.set_title("How near the memory limit:\none tensor of 64 million float32")
+    left.set_title("How near the memory limit")
     left.set_xlabel("speed in % of a loop that only moves the bytes")
 
-    names = [row["case"] + row["rule"].removeprefix("AdamW") for row in cases]
     for (peer, color), marker in zip(COLORS.items(), "osD^v", strict=True):
         ratios = {
             name: row["seconds"][peer] / row["seconds"]["fusedstep"]
-            for name, row in zip(names, cases, strict=True)
+            for name, row in zip(names, large, strict=True)
             if peer in row["seconds"]
         }
         if ratios:
@@ -203,14 +201,14 @@ def chart(rows: list[dict[str, Any]], file: Path) -> None:
                 label=peer,
                 zorder=2,
             )
-    right.set_yticks(range(len(names)), names)
     right.set_xscale("log")
     right.xaxis.set_major_formatter("{x:g}×")
     right.axvline(1, color="black", linewidth=1, linestyle="--")
     right.grid(color="0.9")
     right.set_axisbelow(True)
-    right.set_title("AdamW in other libraries:\na step, fusedstep = 1×")
-    right.set_xlabel("times as long as fusedstep")
+    right.set_title("Other libraries")
+    right.set_xlabel("times as long as fusedstep takes for a step")
+    figure.suptitle("One tensor of 64 million float32")
     figure.legend(loc="outside lower right", ncols=len(PEERS), frameon=False, handletextpad=0.1)
     figure.savefig(file, dpi=200)
 
