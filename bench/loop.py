@@ -107,8 +107,9 @@ def between_other_work(options: argparse.Namespace, names: list[str]) -> Iterato
 def in_training(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure the training of each network."""
     for network in loop_training.NETWORKS:
-        seconds = loop_training.train(network, options.rounds)
-        yield {"setting": "training", "case": network, "seconds": seconds}
+        with contextlib.suppress(UnavailableError):
+            seconds = loop_training.train(network, options.rounds)
+            yield {"setting": "training", "case": network, "seconds": seconds}
 
 
 def is_ours(name: str) -> bool:

@@ -6,6 +6,7 @@ import importlib
 import itertools
 from typing import Any
 
+import fusedstep as fs
 import measure
 from peer_libraries import library
 
@@ -22,15 +23,17 @@ LR = 1e-5  # so small that no network gets to where its gradients vanish
 
 
 class Network:
-    """A network of linear layers with tanh in between, and a batch; each has the same start and data."""
+    """A network of linear layers with tanh in between, and a batch: the same whenever it is made."""
 
     def __init__(self, torch: Any, name: str) -> None:
         widths, batch = NETWORKS[name]
         torch.manual_seed(0)
         layers: list[Any] = []
         for inputs, outputs in itertools.pairwise(widths):
-            layers += [torch.nn.Linear(inputs, outputs), torch.nn.Tanh()]
-            torch.nn.init.orthogonal_(layers[-2].weight)  # gradients reach the first of many layers
+            layer = torch.nn.Linear(inputs, outputs)
+            torch.nn.init.orthogonal_(layer.weight)  # so gradients reach the first of many layers
+            torch.nn.init.zeros_(layer.bias)
+            layers += [layer, torch.nn.Tanh()]
         self.model = torch.nn.Sequential(*layers[:-1])
         self.inputs = torch.randn(batch, widths[0])
         self.classes = torch.randint(widths[-1], (batch,))
@@ -49,6 +52,7 @@ class Network:
 def train(name: str, rounds: int) -> dict[str, list[float]]:
     """Train two copies of the network in turns; return the deciles of the seconds of their optimizers."""
     torch = library("torch")
+    torch.set_num_threads(fs.get_num_threads())
     ours, theirs = networks = Network(torch, name), Network(torch, name)
     steps = [
         importlib.import_module("fusedstep.torch").AdamW(ours.parameters(), lr=LR).step,
