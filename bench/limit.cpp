@@ -1,48 +1,63 @@
-// The memory limit: the traffic of a pass with next to no arithmetic, for the benchmarks.
+// The memory limit: the traffic of a pass with next to no arithmetic, on the kernels' threads and tiles.
 //
 // limit_T(w, r, n, threads, arrays) reads w + r arrays of n elements, and writes the first w of them.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 
+#include "step/parallel.hpp"
+#include "step/tiles.hpp"
+
 namespace {
 
-constexpr int most_written = 6, most_read = 6;
+using fusedstep::Tiles;
 
-template <class T, int written, int read>
-void stream(std::ptrdiff_t n, int threads, T* const* from) {
-  std::array<T*, written + read> arrays;
-  for (int k = 0; k < written + read; ++k) arrays[k] = from[k];
+constexpr std::size_t most_written = 6, most_read = 6;
+
+template <class T, std::size_t written, std::size_t read>
+void stream(std::size_t begin, std::size_t end, const std::array<T*, written + read>& arrays) {
   T total = 0;
-#pragma omp parallel for simd num_threads(threads) schedule(static) reduction(+ : total)
-  for (std::ptrdiff_t i = 0; i < n; ++i) {
+#pragma omp simd reduction(+ : total)
+  for (std::size_t i = begin; i < end; ++i) {
     T sum = 0;
-    for (int k = written; k < written + read; ++k) sum += arrays[k][i];
-    for (int k = 0; k < written; ++k) arrays[k][i] += sum;
+    for (std::size_t k = written; k < written + read; ++k) sum += arrays[k][i];
+    for (std::size_t k = 0; k < written; ++k) arrays[k][i] += sum;
     if constexpr (written == 0) total += sum;
   }
-  volatile T seen = total;
-  (void)seen;
+  [[maybe_unused]] volatile T seen = total;
 }
 
-template <class T, int written = 0, int read = 1>
-void choose(int w, int r, std::ptrdiff_t n, int threads, T* const* arrays) {
+template <class T, std::size_t written, std::size_t read>
+void pass(std::size_t n, T* const* from) {
+  std::array<T*, written + read> arrays;
+  std::copy_n(from, written + read, arrays.begin());
+  fusedstep::for_each_range(
+      (n + Tiles::size - 1) / Tiles::size, Tiles::least_a_thread, [&](std::size_t first, std::size_t last) {
+        stream<T, written, read>(first * Tiles::size, std::min(last * Tiles::size, n), arrays);
+      });
+}
+
+template <class T, std::size_t written = 0, std::size_t read = 1>
+void choose(std::size_t w, std::size_t r, std::size_t n, T* const* arrays) {
   if constexpr (written > most_written) {
     return;
   } else if constexpr (read > most_read) {
-    choose<T, written + 1, 1>(w, r, n, threads, arrays);
+    choose<T, written + 1, 1>(w, r, n, arrays);
   } else if (w == written && r == read) {
-    stream<T, written, read>(n, threads, arrays);
+    pass<T, written, read>(n, arrays);
   } else {
-    choose<T, written, read + 1>(w, r, n, threads, arrays);
+    choose<T, written, read + 1>(w, r, n, arrays);
   }
 }
 
 }  // namespace
 
-extern "C" void limit_f32(int w, int r, std::ptrdiff_t n, int threads, float* const* arrays) {
-  choose(w, r, n, threads, arrays);
+extern "C" void limit_f32(std::size_t w, std::size_t r, std::size_t n, int threads, float* const* arrays) {
+  fusedstep::set_num_threads(threads);
+  choose(w, r, n, arrays);
 }
 
-extern "C" void limit_f64(int w, int r, std::ptrdiff_t n, int threads, double* const* arrays) {
-  choose(w, r, n, threads, arrays);
+extern "C" void limit_f64(std::size_t w, std::size_t r, std::size_t n, int threads, double* const* arrays) {
+  fusedstep::set_num_threads(threads);
+  choose(w, r, n, arrays);
 }

@@ -1,14 +1,23 @@
-"""The memory limit: compiled loops that move as many bytes as a rule, with next to no arithmetic."""
+"""The memory limit: compiled loops that move as many bytes as a rule, with next to no arithmetic.
+
+They run on the threads and tiles of the kernels. How fast memory is depends on where the arrays lie in it: a
+load waits for a store to the same place in another page, and caches keep few lines of the same place. So the
+limit is the fastest of several placements, all on huge pages where the system has them.
+"""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import ctypes
 import inspect
+import mmap
 import os
 import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +25,15 @@ import numpy as np
 
 import fusedstep as fs
 from fusedstep.formula.kernel import Kernel
+from measure import Work
 
-SOURCE = Path(__file__).with_name("limit.cpp")
-BUILD = Path(__file__).parents[1] / "build" / "bench"
-FLAGS = ["-std=c++20", "-O3", "-fopenmp", "-shared", "-fPIC"]
+ROOT = Path(__file__).parents[1]
+SOURCES = ["bench/limit.cpp", "cpp/step/forks.cpp", "cpp/step/parallel.cpp"]
+BUILD = ROOT / "build" / "bench"
+FLAGS = ["-std=c++20", "-O3", "-fopenmp-simd", "-pthread", "-shared", "-fPIC", "-Icpp"]
+
+STAGGERS = [0, 320, 1088]
+"""By how many bytes more than whole pages each array begins after the one before."""
 
 
 class Traffic(NamedTuple):
@@ -58,27 +72,38 @@ def _names(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
 
 
 def build() -> ctypes.CDLL:
-    """Compile limit.cpp for the instruction set in use, and load it."""
+    """Compile the loops for the instruction set in use, and load them."""
     isa = fs.info()["isa"]
     library = BUILD / f"limit-{isa}.so"
     BUILD.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CXX", "c++")
-    target = [f"-march={isa}"] if isa.startswith("x86") else []
-    subprocess.run([compiler, *FLAGS, *target, str(SOURCE), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+    target = [f"-march={isa}", "-mprefer-vector-width=512"] if isa.startswith("x86") else []
+    subprocess.run([compiler, *FLAGS, *target, *SOURCES, "-o", str(library)], check=True, cwd=ROOT)
+    loaded = ctypes.CDLL(str(library))
+    for run in (loaded.limit_f32, loaded.limit_f64):
+        run.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+    return loaded
 
 
-def stream(
-    library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic]
-) -> Callable[[], None]:
-    """Return a function that makes these passes over arrays of n elements."""
+def streams(library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic]) -> list[Work]:
+    """Return, for each placement, a function that makes these passes over arrays of n elements."""
     run = {"f4": library.limit_f32, "f8": library.limit_f64}[dtype.str[1:]]
-    arrays = [np.full(n, 1e-3, dtype) for _ in range(max(written + read for written, read in traffic))]
-    addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    count = max(written + read for written, read in traffic)
+    pages = -(-n * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, count * (pages + max(STAGGERS)))
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel may be without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    np.frombuffer(memory, dtype).fill(1e-3)
 
-    def call() -> None:
+    def call(addresses: Any) -> None:
         for written, read in traffic:
-            run(written, read, ctypes.c_ssize_t(n), fs.get_num_threads(), addresses)
+            run(written, read, n, fs.get_num_threads(), addresses)
 
-    call.arrays = arrays  # type: ignore[attr-defined]  # keeps them alive
-    return call
+    return [partial(call, _addresses(memory, count, pages + stagger)) for stagger in STAGGERS]
+
+
+def _addresses(memory: mmap.mmap, count: int, apart: int) -> Any:
+    """Return so many addresses in the memory, which lives as long as they do."""
+    bytes_there = (ctypes.c_char.from_buffer(memory, k * apart) for k in range(count))
+    return (ctypes.POINTER(ctypes.c_char) * count)(*map(ctypes.pointer, bytes_there))

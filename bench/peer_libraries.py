@@ -1,4 +1,4 @@
-"""The libraries that bench/peers.py compares, each in the fastest form that its users can run.
+"""The libraries that bench/peers.py and loop.py compare, each in the fastest form that its users can run.
 
 Each class is an optimizer over copies of the parameters. Its constructor raises UnavailableError if the
 library is not installed or lacks the rule.
@@ -80,7 +80,7 @@ class Torch:
     """PyTorch, with `fused=True` or `foreach=True`."""
 
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool, **how: bool) -> None:
-        self.torch = _library("torch")
+        self.torch = library("torch")
         self.torch.set_num_threads(fs.get_num_threads())
         self.parameters = [self._tensor(p.copy()) for p in parameters]
         self.clipped = clipped
@@ -141,7 +141,7 @@ class DeepSpeed(Torch):
         if rule.deepspeed == "DeepSpeedCPUAdam":
             how = {"adamw_mode": rule.torch == "AdamW"}
         module = "adagrad" if rule.deepspeed == "DeepSpeedCPUAdagrad" else "adam"
-        return getattr(_library(f"deepspeed.ops.{module}"), rule.deepspeed)(self.parameters, **options, **how)
+        return getattr(library(f"deepspeed.ops.{module}"), rule.deepspeed)(self.parameters, **options, **how)
 
 
 OPTAX_NAMES = {"lr": "learning_rate", "rho": "decay", "beta1": "b1", "beta2": "b2"}
@@ -157,7 +157,7 @@ class Optax:
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool) -> None:
         if rule.optax is None:
             raise UnavailableError
-        self.jax, optax = _library("jax"), _library("optax")
+        self.jax, optax = library("jax"), library("optax")
         self.jax.config.update("jax_platforms", "cpu")
         options = {OPTAX_NAMES.get(name, name): value for name, value in rule.hyperparameters.items()}
         form = OPTAX_FORMS.get(rule.optax, {})
@@ -190,7 +190,7 @@ class Numba:
     def __init__(self, rule: Rule, parameters: list[Array], clipped: bool) -> None:
         if rule.numba is None or clipped:
             raise UnavailableError
-        numba = _library("numba")
+        numba = library("numba")
         numba.set_num_threads(fs.get_num_threads())
         self.loop = _numba_loops(numba)[rule.numba]
         self.rule = rule
@@ -288,7 +288,8 @@ PEERS: dict[str, Callable[[Rule, list[Array], bool], Library]] = {
 }
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """Import a library."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

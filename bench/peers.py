@@ -5,8 +5,9 @@ with everything in bfloat16, "bf16 gradients" with only these. The columns are t
 fusedstep, in µs and in ns for each parameter; the time of a loop with the traffic of the unclipped step and
 next to no arithmetic, in percent of the step's; and how many times as long a step of each peer takes. All
 peers have as many threads as fusedstep, except optax, whose compiler XLA uses all cores. The peers are timed
-in turns, after a check that some steps from the same values end in the same values. A dash means that the
-peer is not installed or lacks this rule.
+in turns, after a check that some steps from the same values end in the same values, and a turn begins with a
+pause: bench/loop.py has AdamW between other work. A dash means that the peer is not installed or lacks this
+rule.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import agreement
 import limit
 import measure
-from peer_libraries import OWN, PEERS, Array, Library, Rule, UnavailableError
+from peer_libraries import OWN, PEERS, Library, Rule, UnavailableError
 
 LR = {"lr": 0.01}
 MOMENTUM = {"momentum": 0.9}
@@ -74,9 +75,6 @@ CASES: dict[str, list[tuple[int, ...]]] = {
 CASES_16_BIT = ["64M", "1M"]
 ROUNDS = 11
 
-# Gradients that were the same at every step would hide an error in a decay. There are eight steps because
-# RAdam begins to rectify at the sixth.
-FACTORS = [1.0, -0.5, 2.0, 0.25, -1.0, 1.5, 0.5, 1.0]
 # Okabe and Ito's colors, which color-blind people can tell apart
 COLORS = dict(zip(PEERS, ("#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"), strict=True))
 
@@ -127,7 +125,7 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
     rule, shapes = RULES[setting.rule], CASES[case]
     rng = np.random.default_rng(0)
     parameters = [rng.standard_normal(shape, np.float32).astype(setting.parameters) for shape in shapes]
-    gradients = [away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
+    gradients = [agreement.away_from_zero(rng, shape).astype(setting.gradients) for shape in shapes]
     ours = OWN[api](rule, parameters, setting.clipped)
     peers: dict[str, Library] = {}
     for name in setting.peers:
@@ -135,11 +133,11 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
             peers[name] = PEERS[name](rule, parameters, setting.clipped)
     del parameters
 
-    check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
-    works: dict[str, Callable[[], object]] = {"fusedstep": ours.step}
+    agreement.check(ours, peers, gradients, f"{case}, {setting.label}", setting.tolerance)
+    works: dict[str, measure.Work | list[measure.Work]] = {"fusedstep": ours.step}
     n = sum(map(math.prod, shapes))
     if setting.in_float32:
-        works["limit"] = limit.stream(library, n, np.dtype(np.float32), limit.passes(rule.kernel))
+        works["limit"] = limit.streams(library, n, np.dtype(np.float32), limit.passes(rule.kernel))
     works |= {name: peer.step for name, peer in peers.items()}
     return {
         "case": case,
@@ -148,36 +146,6 @@ def bench(library: Any, api: str, case: str, setting: Setting, rounds: int) -> d
         "n": n,
         "seconds": measure.interleaved(works, rounds),
     }
-
-
-def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Draw gradients for which it makes no difference whether eps is added before or after the root."""
-    g = rng.standard_normal(shape, np.float32)
-    return g + np.copysign(np.float32(0.1), g)
-
-
-def check(
-    ours: Library,
-    peers: dict[str, Library],
-    gradients: list[Array],
-    what: str,
-    tolerance: tuple[float, float],
-) -> None:
-    """Exit with an error unless a few steps lead to the same parameters; then give all the same gradients."""
-    optimizers = ours, *peers.values()
-    for factor in FACTORS:
-        scaled = [g * g.dtype.type(factor) for g in gradients]
-        for optimizer in optimizers:
-            optimizer.give(scaled)
-            optimizer.step()
-    rtol, atol = tolerance
-    for name, peer in peers.items():
-        for mine, given in zip(ours.values(), peer.values(), strict=True):
-            p, q = (np.asarray(values, np.float32) for values in (mine, given))
-            if not np.allclose(p, q, rtol, atol):
-                raise SystemExit(f"{what}: {name} differs by up to {np.abs(p - q).max():.3g}")
-    for optimizer in optimizers:
-        optimizer.give(gradients)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -195,48 +163,31 @@ def two_digits(ratio: float) -> str:
     return f"{ratio:.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
 
 
-def imported() -> dict[str, str]:
-    """Import the libraries that are installed, and return their versions.
-
-    torch comes first, because the library that first loads an OpenMP runtime loads it for all, and with any
-    but its own, torch's square roots take many times as long.
-    """
-    found = {}
-    for name in ("torch", "ml_dtypes", "jax", "optax", "numba", "deepspeed"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def chart(rows: list[dict[str, Any]], file: Path) -> None:
-    """Draw how near each rule is to the memory limit, and how long each peer's AdamW takes in comparison."""
+    """Draw, for one large tensor, how near each rule is to the memory limit, and how long the peers take."""
     large = [row for row in rows if row["case"] == "64M" and row["rule"] in RULES]
-    cases = [row for row in rows if row["rule"] in {"AdamW", "AdamW clipped"}]
 
     plt = importlib.import_module("matplotlib.pyplot")
     plt.rcParams.update({"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"})
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 4.6), layout="constrained", gridspec_kw={"wspace": 0.06}
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained", sharey=True)
     for axes in (left, right):
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
 
     percents = [100 * row["seconds"]["limit"] / row["seconds"]["fusedstep"] for row in large]
-    left.barh([row["rule"] for row in large], percents, color="#0072B2", height=0.7)
+    names = [row["rule"] for row in large]
+    left.barh(names, percents, color="#0072B2", height=0.7)
+    left.invert_yaxis()
     for y, percent in enumerate(percents):
         left.text(3, y, f"{percent:.0f} %", color="white", va="center")
     left.axvline(100, color="black", linewidth=1, linestyle="--")
-    left.set_title("How near the memory limit:\none tensor of 64 million float32")
+    left.set_title("How near the memory limit")
     left.set_xlabel("speed in % of a loop that only moves the bytes")
 
-    names = [row["case"] + row["rule"].removeprefix("AdamW") for row in cases]
     for (peer, color), marker in zip(COLORS.items(), "osD^v", strict=True):
         ratios = {
             name: row["seconds"][peer] / row["seconds"]["fusedstep"]
-            for name, row in zip(names, cases, strict=True)
+            for name, row in zip(names, large, strict=True)
             if peer in row["seconds"]
         }
         if ratios:
@@ -250,14 +201,14 @@ def chart(rows: list[dict[str, Any]], file: Path) -> None:
                 label=peer,
                 zorder=2,
             )
-    right.set_yticks(range(len(names)), names)
     right.set_xscale("log")
     right.xaxis.set_major_formatter("{x:g}×")
     right.axvline(1, color="black", linewidth=1, linestyle="--")
     right.grid(color="0.9")
     right.set_axisbelow(True)
-    right.set_title("AdamW in other libraries:\na step, fusedstep = 1×")
-    right.set_xlabel("times as long as fusedstep")
+    right.set_title("Other libraries")
+    right.set_xlabel("times as long as fusedstep takes for a step")
+    figure.suptitle("One tensor of 64 million float32")
     figure.legend(loc="outside lower right", ncols=len(PEERS), frameon=False, handletextpad=0.1)
     figure.savefig(file, dpi=200)
 
@@ -278,7 +229,7 @@ def main() -> None:
     if options.from_json:
         figures = json.loads(options.from_json.read_text())
     else:
-        versions = imported()
+        versions = measure.versions()
         library = limit.build()
         chosen = [
             (case, replace(setting, peers=[name for name in setting.peers if name in options.peers]))

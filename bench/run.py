@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,6 @@ import limit
 import measure
 
 Array = np.ndarray[Any, Any]
-Works: TypeAlias = dict[str, Callable[[], object]]
 
 DTYPES = ["float32", "float64"]
 SIZES = [10**4, 10**5, 10**6, 64 * 10**6]
@@ -79,13 +79,10 @@ def bench_rule(
     native = fs.rules[name](p, **options)
     reference = fs.rules[name](p.copy(), **options, backend="numpy")
     passes = limit.passes(native.groups[0].kernel)
-    against_limit: Works = {
-        "native": lambda: native.step(g, loss=1.0),
-        "limit": limit.stream(library, n, dtype, passes),
-    }
-    against_numpy: Works = {"native": against_limit["native"], "numpy": lambda: reference.step(g, loss=1.0)}
-    seconds = measure.interleaved(against_limit, ROUNDS)
-    slow = measure.interleaved(against_numpy, NUMPY_ROUNDS)
+    streams = limit.streams(library, n, dtype, passes)
+    step: measure.Work = partial(native.step, g, loss=1.0)
+    seconds = measure.interleaved({"native": step, "limit": streams}, ROUNDS)
+    slow = measure.interleaved({"native": step, "numpy": partial(reference.step, g, loss=1.0)}, NUMPY_ROUNDS)
     traffic = n * dtype.itemsize * sum(step.moves for step in passes)
     return {
         "rule": " ".join(
@@ -111,8 +108,8 @@ def bench_average(library: Any, name: str, n: int) -> dict[str, Any]:
         {
             "plain": lambda: plain.step(g),
             "ema": lambda: averaging.step(g),
-            "limit": limit.stream(library, n, p.dtype, [step]),
-            "limit_ema": limit.stream(library, n, p.dtype, [with_average]),
+            "limit": limit.streams(library, n, p.dtype, [step]),
+            "limit_ema": limit.streams(library, n, p.dtype, [with_average]),
         },
         ROUNDS,
     )
@@ -133,7 +130,7 @@ def bench_rows(name: str) -> dict[str, Any]:
     batches = rng.integers(0, ROWS_OF, (BATCHES, TOUCHED))
     turns = {key: itertools.cycle(range(BATCHES)) for key in ("rows", "sparse_adam")}
     optimizer, of_all, dense = fs.rules[name](table), np.ones_like(table), fs.rules[name](table.copy())
-    works: Works = {
+    works: dict[str, measure.Work] = {
         "rows": lambda: optimizer.step_rows(0, batches[next(turns["rows"])], g),
         "dense": lambda: dense.step(of_all),
     }
@@ -148,7 +145,7 @@ def bench_rows(name: str) -> dict[str, Any]:
     }
 
 
-def sparse_adam(table: Array, batches: Array, g: Array) -> Callable[[], object]:
+def sparse_adam(table: Array, batches: Array, g: Array) -> measure.Work:
     """Make such a step with torch's SparseAdam."""
     torch: Any = import_module("torch")
 

@@ -50,10 +50,10 @@ def main() -> None:
         gradients = [0.1 * p for p in parameters]
         optimizer, n = fs.Adam(parameters), sum(sizes)
         step = partial(optimizer.step, gradients)
-        stream = limit.stream(library, n, np.dtype(np.float32), limit.passes(optimizer.groups[0].kernel))
+        streams = limit.streams(library, n, np.dtype(np.float32), limit.passes(optimizer.groups[0].kernel))
         for count in threads():
             fs.set_num_threads(count)
-            seconds = measure.interleaved({"step": step, "limit": stream}, ROUNDS)
+            seconds = measure.interleaved({"step": step, "limit": streams}, ROUNDS)
             row = {
                 "tensors": name,
                 "threads": count,
