@@ -31,6 +31,22 @@ void give_own(Coefficients& coefficients, const py::dict& own, std::size_t items
   }
 }
 
+/// A group's coefficients as Python gives them.
+struct StepCoefficients {
+  explicit StepCoefficients(const py::object& given) {
+    if (!py::isinstance<py::tuple>(given) || PyTuple_GET_SIZE(given.ptr()) != 4)
+      throw py::type_error("coefficients must be a tuple of four");
+    const auto part = [&](py::ssize_t k) { return py::handle(PyTuple_GET_ITEM(given.ptr(), k)); };
+    prologue = part(0).cast<py::dict>();
+    rule = part(1).cast<py::dict>();
+    if (!part(2).is_none()) average = part(2).cast<py::dict>();
+    if (!part(3).is_none()) own = part(3).cast<py::dict>();
+  }
+
+  py::dict prologue{}, rule{};
+  std::optional<py::dict> average, own;
+};
+
 /// A group's coefficients for so many items. If they are `partial`, missing coefficients are 0. The kernels
 /// are those with these indices: another thread may change the instruction set, and so the table that has
 /// them.
@@ -65,7 +81,7 @@ std::vector<Coefficients> coefficients_of(const Plan& plan, std::size_t sweep, b
       throw std::invalid_argument(std::string("no coefficients for ") + compiled.name);
     const bool partial = compiled.sums > 0 && !(measured && items[group] > 0);
     by_group[group] = coefficients_of(*kernel, plan.average_index(), items[group], partial,
-                                      given[group].cast<StepCoefficients>());
+                                      StepCoefficients(given[group]));
   }
   return by_group;
 }
@@ -85,6 +101,12 @@ Sweeps sweeps_of(const std::vector<std::string>& names) {
   return sweeps;
 }
 
+Coefficients coefficients_of(const Plan& plan, std::size_t group, const py::object& given) {
+  const std::optional<std::size_t> kernel = plan.kernel_index(group, 0);
+  if (!kernel) throw std::invalid_argument("no such sweep");
+  return coefficients_of(*kernel, plan.average_index(), 1, false, StepCoefficients(given));
+}
+
 std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given) {
   const std::vector<Coefficients> by_group = coefficients_of(plan, sweep, false, given);
   std::vector<Sums> sums;
@@ -101,6 +123,10 @@ std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup
 void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
                const Changes* changes) {
   plan.prepare(sweep, coefficients_of(plan, sweep, true, given));
+  run_prepared(plan, zero_gradients, changes);
+}
+
+void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes) {
   if (changes != nullptr) changes->write_before();
   without_gil([&] {
     plan.run(zero_gradients);

@@ -19,11 +19,9 @@ namespace fusedstep {
 
 namespace py = pybind11;
 
-/// A group's coefficients: those of the prologue, of the rule, of the averages if any are kept, and, if the
-/// rule measures, arrays of those that each tensor with a gradient or each touched row has of its own.
-using StepCoefficients = std::tuple<py::dict, py::dict, std::optional<py::dict>, std::optional<py::dict>>;
-
-/// The StepCoefficients of each group, still as Python has them; None for a group without the sweep.
+/// The coefficients of each group, None for a group without the sweep. Each is a tuple of dictionaries: those of
+/// the prologue, of the rule, of the averages or None if none are kept, and, if the rule measures, arrays of those
+/// that each tensor with a gradient or each touched row has of its own, or else None.
 using ByGroup = std::vector<py::object>;
 
 /// The positions of a group's items, which are tensors or touched rows, and the sums over each item.
@@ -34,6 +32,12 @@ std::size_t kernel_index(const std::string& name);
 
 /// The index of each of a kernel's sweeps, from their names.
 Sweeps sweeps_of(const std::vector<std::string>& names);
+
+/// The coefficients of one group for the only sweep of a step, equal for all of its tensors.
+Coefficients coefficients_of(const Plan& plan, std::size_t group, const py::object& given);
+
+/// Runs a sweep that was prepared, without the GIL, and writes the changes as run_sweep does.
+void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes);
 
 /// Measures before a sweep: returns the sums that the coefficients of tensors and rows depend on, by group.
 std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given);

@@ -12,6 +12,7 @@
 #include "python/busy.hpp"
 #include "python/changes.hpp"
 #include "python/coefficients.hpp"
+#include "python/forecast.hpp"
 #include "python/gil.hpp"
 #include "python/layouts.hpp"
 #include "python/named.hpp"
@@ -19,9 +20,7 @@
 #include "python/numpy_plan.hpp"
 #include "python/numpy_table.hpp"
 #include "python/single.hpp"
-#include "python/torch_parameters.hpp"
-#include "python/torch_plan.hpp"
-#include "python/torch_records.hpp"
+#include "python/torch_module.hpp"
 #include "step/coefficients.hpp"
 #include "step/dispatch.hpp"
 #include "step/factors.hpp"
@@ -140,9 +139,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("step_single", &step_single, py::arg("kernel"), py::arg("coefficients"), py::arg("p"), py::arg("g"),
         py::arg("state"), py::arg("average"),
         "Run a kernel over one array with these coefficients; arrays of uint16 have the bits of bfloat16.");
+  m.def("clip_coefficient", &clip_coefficient, py::arg("norm"), py::arg("limit"),
+        "The factor that brings gradients of this norm to at most `limit`; NaN if the norm is NaN.");
   m.def("power", &power, py::arg("x"), py::arg("exponent"),
         "x to a power: to a whole one by squaring, so that the bits are the same on every system.");
-  m.def("torch_records", &torch_records, "Whether torch may be recording what its operators do.");
   py::class_<Busy, std::shared_ptr<Busy>>(m, "Busy",
                                           "The lock of an optimizer, which has one user at a time.")
       .def(py::init<>())
@@ -194,60 +194,26 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("run", &NumpyPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
            py::arg("changes") = py::none(),
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
-      .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
-  py::class_<TorchParameters>(m, "TorchParameters", "Parameters that have a gradient, with their state.")
-      .def(py::init([](const TorchPlan& plan, const std::vector<std::string>& kernel,
-                       std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged) {
-             return TorchParameters(plan.exchange(), kernel, std::move(keys), std::move(scalar_keys),
-                                    averaged);
-           }),
-           py::arg("plan"), py::arg("kernel"), py::arg("keys"), py::arg("scalar_keys"), py::arg("averaged"),
-           py::keep_alive<1, 2>())
-      .def("__len__", [](const TorchParameters& found) { return found.size(); })
-      .def("look", &TorchParameters::look, py::arg("parameters"), py::arg("states"),
-           "Look up the parameters that have a gradient; return the positions of those whose state is "
-           "incomplete.")
-      .def("release", &TorchParameters::release, "Let the tensors go.")
-      .def("complete", &TorchParameters::complete, py::arg("i"), py::arg("state"), py::arg("scalars"),
-           "Give a parameter all of its state.")
-      .def("replace", &TorchParameters::replace, py::arg("i"), py::arg("p"), py::arg("g"), py::arg("state"),
-           "Replace a parameter, its gradient and its state by other tensors.")
-      .def("take_rows", &TorchParameters::take_rows, py::arg("i"), py::arg("indices"), py::arg("values"),
-           "Make rows the gradient of a parameter; return False if something is not usable as it is.")
-      .def("alike", &TorchParameters::alike, py::arg("count"), "Group the parameters by equal scalars.")
-      .def("values", &TorchParameters::values, py::arg("k"), py::arg("members"),
-           "The values of a scalar, one for each member.")
-      .def("assign", &TorchParameters::assign, py::arg("changes"), py::arg("k"), py::arg("members"),
-           py::arg("values"), "Have a scalar of each member set to its own value.")
-      .def("sizes", &TorchParameters::sizes, py::arg("members"), "The number of elements of each member.")
-      .def("fill", &TorchParameters::fill, py::arg("changes"), py::arg("k"), py::arg("members"),
-           py::arg("value"), "Have a scalar of all members set to one value.")
-      .def("parameters", &TorchParameters::parameters, py::arg("members") = py::none(), "The parameters.")
-      .def("gradients", &TorchParameters::gradients, py::arg("members") = py::none(),
-           "The gradients of the parameters.")
-      .def("state", &TorchParameters::state, py::arg("slot"), py::arg("members") = py::none(),
-           "The tensors of a state slot.");
-  py::class_<TorchPlan>(m, "TorchPlan", "The plan of another library's tensors.")
-      .def(py::init<py::type, const std::string&>(), py::arg("kind"), py::arg("average"))
-      .def_property_readonly("sweeps", &TorchPlan::sweeps,
-                             "The number of sweeps of the step that was taken last.")
+      .def("watch", &NumpyPlan::watch, py::arg("groups"),
+           "Take the dictionary of hyperparameters of each group, to look at them before a step.")
+      .def("settled", &NumpyPlan::settled, "Whether all groups have the hyperparameters of the last call.")
+      .def("forecast", &NumpyPlan::forecast, py::arg("group"), py::arg("first"), py::arg("steps"),
+           "Say which coefficients a group will have at step `first` and after it.")
       .def(
-          "take",
-          [](TorchPlan& plan, const std::vector<TorchPlan::Batch>& batches) {
-            const TorchPlan::Odd odd = plan.take(batches);
-            return std::make_tuple(odd.parameters, odd.gradients, odd.in_small_state);
+          "step_again",
+          [](NumpyPlan& plan, const py::list& gradients, std::int64_t t, double scale,
+             std::optional<double> clip_norm, double clip_value, bool zero_gradients, const py::dict& counts,
+             Changes& changes) {
+            return plan.step_again(gradients, t, {scale, clip_norm, clip_value}, zero_gradients, counts,
+                                   changes);
           },
-          py::arg("batches"),
-          "Take a step's tensors; return the positions of the parameters and of the gradients that are not "
-          "usable as they are, and of the gradients that lie in small state.")
-      .def("overlap", &TorchPlan::overlap, "Two positions whose parameters or state share memory, or None.")
-      .def("norm", &TorchPlan::norm, "The 2-norm of the gradients.")
-      .def("measure", &TorchPlan::measure, py::arg("sweep"), py::arg("coefficients"),
-           "Return the positions of tensors or touched rows, and the sums over each, by batch.")
-      .def("run", &TorchPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
-           py::arg("changes") = py::none(),
-           "Run a sweep; the last sweep ends the step, and writes the changes with it.")
-      .def("release", &TorchPlan::release, "Forget the gradients of a step.");
+          py::arg("gradients"), py::arg("t"), py::arg("scale"), py::arg("clip_norm"), py::arg("clip_value"),
+          py::arg("zero_gradients"), py::arg("counts"), py::arg("changes"),
+          "Do step t, if the coefficients of all groups were forecast; return the norm of the scaled "
+          "gradients, "
+          "if they are clipped, in a tuple, or None if there was no step.")
+      .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
+  add_torch(m);
 
   // Made now, since a thread that waits for another to make them would not let Python stop all threads.
   fields_of(0);

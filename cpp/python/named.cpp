@@ -19,11 +19,8 @@ double number(PyObject* value) {
 }  // namespace
 
 Fields::Fields(std::string owner, std::string_view names) : owner_(std::move(owner)) {
-  for (const std::string_view name : separate(names)) {
-    PyObject* const interned = PyUnicode_InternFromString(std::string(name).c_str());
-    if (interned == nullptr) throw py::error_already_set();
-    names_.emplace_back(interned);
-  }
+  for (const std::string_view name : separate(names))
+    names_.push_back(interned(std::string(name).c_str()));
 }
 
 void Fields::place(const py::dict& values, const std::optional<py::dict>& more, bool partial,

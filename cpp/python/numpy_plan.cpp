@@ -1,8 +1,10 @@
 #include "python/numpy_plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
+#include "python/look_up.hpp"
 #include "python/numpy.hpp"
 #include "step/dispatch.hpp"
 
@@ -166,6 +168,44 @@ void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gr
   check_pinned();
   run_sweep(plan_, sweep, coefficients, zero_gradients, changes);
   if (sweep + 1 == plan_.sweeps()) release();
+}
+
+void NumpyPlan::watch(const std::vector<py::dict>& groups) {
+  watched_.clear();
+  for (const py::dict& group : groups) watched_.emplace_back(group, Entries());
+}
+
+bool NumpyPlan::settled() {
+  bool same = true;
+  for (auto& [group, entries] : watched_) {
+    same = entries.are_of(group) && same;
+    entries = Entries(group);
+  }
+  if (!same) forecast_.forget();
+  return same;
+}
+
+void NumpyPlan::forecast(std::size_t group, std::int64_t first, const ByGroup& steps) {
+  forecast_.set(plan_, group, first, steps);
+}
+
+py::object NumpyPlan::step_again(const py::list& gradients, std::int64_t t, const GradientOptions& options,
+                                 bool zero_gradients, const py::dict& counts, Changes& changes) {
+  for (const auto& [group, entries] : watched_)
+    if (!entries.are_of(group)) return py::none();
+  auto known = forecast_.at(std::vector<std::int64_t>(watched_.size(), t));
+  if (!known || !pin(gradients, zero_gradients, {}).empty()) return py::none();
+  std::optional<double> norm;
+  if (options.clip_norm) norm = this->norm().first * std::abs(options.scale);
+  options.apply(*known, norm);
+  plan_.prepare(0, *std::move(known));
+  static const py::handle key = interned("t");
+  py::dict count;
+  count[key] = t;
+  changes.update(counts, count);
+  run_prepared(plan_, zero_gradients, &changes);
+  release();
+  return py::make_tuple(norm);
 }
 
 }  // namespace fusedstep

@@ -58,12 +58,6 @@ std::uint64_t next_version() {
   return ++versions;
 }
 
-py::handle interned(const char* text) {
-  PyObject* const string = PyUnicode_InternFromString(text);
-  if (string == nullptr) throw py::error_already_set();
-  return string;
-}
-
 }  // namespace
 
 TorchParameters::TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel,
@@ -77,9 +71,9 @@ TorchParameters::TorchParameters(const Exchange& exchange, const std::vector<std
       kinds_(2 + slots_ + scalars_),
       averaged_(averaged),
       version_(next_version()),
-      ahead_(2 * kinds_) {}
+      ahead_(2 * kinds_ + 1 + scalars_) {}
 
-const std::vector<std::size_t>& TorchParameters::look(const py::list& parameters, const py::dict& states) {
+bool TorchParameters::look(const py::list& parameters, const py::dict& states) {
   static const py::handle grad = interned("grad");
   lacking_.clear();
   rows_.clear();
@@ -97,7 +91,7 @@ const std::vector<std::size_t>& TorchParameters::look(const py::list& parameters
     take(found++, std::move(p), std::move(g), state);
   }
   if (found != size()) resize(found);
-  return lacking_;
+  return lacking_.empty();
 }
 
 void TorchParameters::resize(std::size_t size) {
@@ -118,7 +112,7 @@ void TorchParameters::take(std::size_t i, py::object p, py::object g, const py::
   object(i, 0) = std::move(p);
   object(i, 1) = std::move(g);
   bool complete = true;
-  if (state) ahead_.note(i, 2, state.ptr(), sizeof(PyDictObject));
+  if (state) ahead_.note(i, 2 * kinds_, state.ptr(), sizeof(PyDictObject));
   const auto take = [&](std::size_t kind, const py::str& key) {
     object(i, kind) = state ? look_up(state, key) : py::object();
     complete = complete && object(i, kind);
@@ -147,6 +141,7 @@ void TorchParameters::take_scalar(std::size_t i, std::size_t k) {
     const std::optional<View> view = exchange_.view(object(i, kind));
     scalar = scalar_of(view);
     note(i, kind, *view);
+    ahead_.note(i, 2 * kinds_ + 1 + k, scalar.array.data, width(scalar.array.format));
   }
   if (scalar.array != before) version_ = next_version();
 }
@@ -180,7 +175,7 @@ void TorchParameters::find_memory(std::size_t i) {
     found.size = p->size;
     found.p = p->array;
     fits_[i] = find_state(found, *p, i);
-    const std::optional<View> g = view(object(i, 1));
+    const std::optional<View> g = view(i, 1);
     found.stepped = suits(g, *p);
     if (found.stepped) found.g = g->array;
   }
@@ -243,6 +238,14 @@ std::vector<std::pair<std::vector<double>, TorchParameters::Members>> TorchParam
     groups.emplace_back(std::move(values), members.size() == 1 ? Members() : std::move(indices));
   }
   return groups;
+}
+
+bool TorchParameters::are_alike(std::size_t count) const {
+  for (std::size_t i = 0; i < size(); ++i)
+    for (std::size_t k = 0; k < count; ++k)
+      if (std::bit_cast<std::uint64_t>(scalar(i, k).value) != std::bit_cast<std::uint64_t>(first(k)))
+        return false;
+  return size() > 0;
 }
 
 std::vector<double> TorchParameters::values(std::size_t k, const Members& members) const {

@@ -40,9 +40,12 @@ class TorchParameters {
   TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel,
                   std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged);
 
-  /// Looks up those of the parameters that have a gradient. `states` has a dictionary for each. Returns the
-  /// positions of those whose state is incomplete.
-  const std::vector<std::size_t>& look(const py::list& parameters, const py::dict& states);
+  /// Looks up those of the parameters that have a gradient. `states` has a dictionary for each. Returns
+  /// whether the state of all is complete.
+  bool look(const py::list& parameters, const py::dict& states);
+
+  /// The positions of those whose state is incomplete.
+  const std::vector<std::size_t>& lacking() const { return lacking_; }
 
   /// Lets the tensors go.
   void release();
@@ -70,6 +73,11 @@ class TorchParameters {
   /// each group.
   std::vector<std::pair<std::vector<double>, Members>> alike(std::size_t count) const;
 
+  /// Whether the first `count` scalars of all parameters, of which there are some, are equal.
+  bool are_alike(std::size_t count) const;
+  /// The k-th scalar of the first parameter.
+  double first(std::size_t k) const { return scalar(0, k).value; }
+
   /// The k-th scalar of each member.
   std::vector<double> values(std::size_t k, const Members& members) const;
 
@@ -84,6 +92,7 @@ class TorchParameters {
   /// The number of elements of each member.
   std::vector<std::size_t> sizes(const Members& members) const;
 
+  const py::object& parameter(std::size_t i) const { return object(i, 0); }
   py::list parameters(const Members& members) const { return column(0, members); }
   py::list gradients(const Members& members) const { return column(1, members); }
   /// The tensors of a slot.

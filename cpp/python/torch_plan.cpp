@@ -1,7 +1,10 @@
 #include "python/torch_plan.hpp"
 
+#include <cmath>
 #include <stdexcept>
+#include <utility>
 
+#include "python/look_up.hpp"
 #include "step/dispatch.hpp"
 
 namespace fusedstep {
@@ -33,12 +36,15 @@ TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::s
 
 }  // namespace
 
-TorchPlan::TorchPlan(py::type kind, const std::string& average)
-    : exchange_(std::move(kind)), average_(kernel_index(average)) {}
+TorchPlan::TorchPlan(py::type kind, const std::string& average, py::function increment)
+    : exchange_(std::move(kind)), increment_(std::move(increment)), average_(kernel_index(average)) {}
 
 TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
-  release();
-  if (take_again(batches)) return {};
+  taken_ = false;
+  forget_tables();
+  sources_.clear();
+  remembered_.clear();
+  forecast_.forget();
   std::vector<Sweeps> kernels;
   std::vector<Tensor> tensors;
   std::vector<TableStep> tables;
@@ -46,6 +52,7 @@ TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   positions_.clear();
   for (std::size_t b = 0; b < batches.size(); ++b) {
     const auto& [parameters, members, small] = batches[b];
+    sources_.push_back(parameters);
     check_slots(*parameters);
     kernels.push_back(parameters->kernel());
     parameters->for_each(members, [&, found = parameters](std::size_t i) {
@@ -87,30 +94,92 @@ TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   take_tables(std::move(tables), odd);
   taken_ = odd.gradients.empty() && odd.in_small_state.empty();
   if (!taken_) plan_.reset();
-  known_.clear();
-  if (taken_)
-    for (const auto& [parameters, members, small] : batches)
-      known_.emplace_back(small.empty() ? parameters->version() : 0, members);
   return odd;
 }
 
-bool TorchPlan::take_again(const std::vector<Batch>& batches) {
-  if (!plan_ || batches.size() != known_.size()) return false;
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    const auto& [parameters, members, small] = batches[b];
-    if (known_[b] != std::pair(parameters->version(), members) || parameters->has_rows()) return false;
+void TorchPlan::remember(const std::vector<std::shared_ptr<TorchParameters>>& groups) {
+  check_taken();
+  remembered_.clear();
+  for (const auto& parameters : groups) remembered_.push_back({parameters, parameters->version(), {}});
+}
+
+void TorchPlan::remember_entries(std::size_t k, const py::dict& group) {
+  remembered_.at(k).entries = Entries(group);
+  forecast_.forget();
+}
+
+py::object TorchPlan::again(const py::list& groups, const py::dict& states, std::size_t count) {
+  release();
+  if (!plan_ || groups.empty() || groups.size() != remembered_.size()) return py::none();
+  py::list scalars, changed;
+  for (std::size_t k = 0; k < groups.size(); ++k) {
+    const auto& [parameters, version, entries] = remembered_[k];
+    const py::tuple given = groups[k];
+    const py::dict group = given[0];
+    if (!parameters->look(given[1], states) || parameters->version() != version) return py::none();
+    if (!parameters->are_alike(count)) return py::none();
+    py::list own;
+    for (std::size_t i = 0; i < count; ++i) own.append(parameters->first(i));
+    scalars.append(std::move(own));
+    if (!entries.are_of(group)) changed.append(k);
   }
+  if (!take_gradients()) return py::none();
+  for (const Remembered& group : remembered_) sources_.push_back(group.parameters);
+  return py::make_tuple(scalars, changed);
+}
+
+bool TorchPlan::take_gradients() {
   Odd odd;
-  for (std::size_t k = 0; k < positions_.size(); ++k) {
-    const auto [b, i] = positions_[k];
-    const Tensor& found = std::get<0>(batches[b])->tensor(i);
-    Tensor& planned = plan_->tensors()[k];
-    if (!found.stepped) return false;
-    if (planned.g != found.g && !check({found.g, found.size}, positions_[k], odd)) return false;
-    planned.g = found.g;
-    planned.stepped = true;
-  }
+  std::size_t at = 0;
+  for (const Remembered& group : remembered_)
+    for (std::size_t i = 0; i < group.parameters->size(); ++i, ++at) {
+      const Tensor& found = group.parameters->tensor(i);
+      Tensor& planned = plan_->tensors()[at];
+      if (!found.stepped) return false;
+      if (planned.g != found.g && !check({found.g, found.size}, positions_[at], odd)) return false;
+      planned.g = found.g;
+    }
   return taken_ = true;
+}
+
+void TorchPlan::forecast(std::size_t k, std::int64_t first, const ByGroup& steps) {
+  if (!plan_ || k >= remembered_.size()) throw std::invalid_argument("no such group");
+  forecast_.set(*plan_, k, first, steps);
+}
+
+bool TorchPlan::step_again(bool counted, const GradientOptions& options, const py::dict& attributes, Changes& changes) {
+  check_taken();
+  std::vector<std::int64_t> steps;
+  for (const Remembered& group : remembered_)
+    steps.push_back(counted ? static_cast<std::int64_t>(group.parameters->first(0)) + 1 : 0);
+  auto known = forecast_.at(steps);
+  if (!known) return false;
+  static const py::handle grad_norm = interned("grad_norm");
+  std::optional<double> norm;
+  if (options.clip_norm) norm = this->norm().first * std::abs(options.scale);
+  options.apply(*known, norm);
+  plan_->prepare(0, *std::move(known));
+  if (counted)
+    for (std::size_t k = 0; k < steps.size(); ++k)
+      remembered_[k].parameters->fill(changes, 0, {}, static_cast<double>(steps[k]));
+  if (norm) {
+    py::dict found;
+    found[grad_norm] = *norm;
+    changes.update(attributes, found);
+  }
+  increment_(parameters());
+  run_prepared(*plan_, false, &changes);
+  release();
+  return true;
+}
+
+py::list TorchPlan::parameters() const {
+  py::list list(positions_.size());
+  for (std::size_t k = 0; k < positions_.size(); ++k) {
+    const auto [batch, i] = positions_[k];
+    list[k] = sources_[batch]->parameter(i);
+  }
+  return list;
 }
 
 bool TorchPlan::check(const Run& gradient, const Position& position, Odd& odd) const {
@@ -139,6 +208,12 @@ std::vector<Run> TorchPlan::small_state_of(const std::vector<Batch>& batches) co
 
 void TorchPlan::release() {
   taken_ = false;
+  forget_tables();
+  for (const auto& parameters : sources_) parameters->release();
+  sources_.clear();
+}
+
+void TorchPlan::forget_tables() {
   if (tables_.empty()) return;
   if (plan_) plan_->take({});
   tables_.clear();

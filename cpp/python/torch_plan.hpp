@@ -14,6 +14,7 @@
 
 #include "python/changes.hpp"
 #include "python/coefficients.hpp"
+#include "python/forecast.hpp"
 #include "python/torch_parameters.hpp"
 #include "step/intervals.hpp"
 
@@ -25,7 +26,7 @@ class TorchPlan {
  public:
   /// Parameters that share coefficients, and the tensors of their state that have a number for each row or
   /// column.
-  using Batch = std::tuple<const TorchParameters*, TorchParameters::Members, py::list>;
+  using Batch = std::tuple<std::shared_ptr<TorchParameters>, TorchParameters::Members, py::list>;
   /// A batch, and a parameter's position in the TorchParameters of the batch.
   using Position = std::pair<std::size_t, std::size_t>;
   using Positions = std::vector<Position>;
@@ -35,10 +36,12 @@ class TorchPlan {
     Positions parameters;  // or their state
     Positions gradients;
     Positions in_small_state;  // gradients in the memory of state that is no slot of a kernel
+
+    bool empty() const { return parameters.empty() && gradients.empty() && in_small_state.empty(); }
   };
 
-  /// `kind` is the class of the tensors.
-  TorchPlan(py::type kind, const std::string& average);
+  /// `kind` is the class of the tensors; `increment` is the function that tells autograd that these are changed.
+  TorchPlan(py::type kind, const std::string& average, py::function increment);
 
   const Exchange& exchange() const { return exchange_; }
 
@@ -49,6 +52,32 @@ class TorchPlan {
   /// any, run() throws. A parameter whose gradient is rows must be the only one of its batch; otherwise
   /// throws std::logic_error.
   Odd take(const std::vector<Batch>& batches);
+
+  /// The parameters of the step, in the order of its batches.
+  py::list parameters() const;
+
+  /// Says that the step which was taken last had these batches, each all that was found of one group; next come
+  /// calls of remember_entries.
+  void remember(const std::vector<std::shared_ptr<TorchParameters>>& groups);
+
+  /// Remembers the entries of the k-th group besides its parameters.
+  void remember_entries(std::size_t k, const py::dict& group);
+
+  /// Looks up the tensors of groups, and takes them if they are those that were remembered, where they were, and
+  /// can be used as they are; otherwise returns None. `groups` has pairs of a group as torch keeps it and the list
+  /// of those of its parameters that are to be stepped. Returns for each group its first `count` scalars, which
+  /// are equal for all its parameters; and the positions of the groups whose entries are not the objects that are
+  /// remembered, or can change themselves.
+  py::object again(const py::list& groups, const py::dict& states, std::size_t count);
+
+  /// Says which coefficients the k-th of the remembered groups will have at step `first` and after it, if its
+  /// entries stay.
+  void forecast(std::size_t k, std::int64_t first, const ByGroup& steps);
+
+  /// Steps the tensors that were taken again, where the coefficients of all groups were forecast: the first scalar
+  /// of each, if there is one, counts the steps. Adds to the changes this count, and the norm of the gradients under
+  /// ``"grad_norm"`` in `attributes` if they are to be clipped. Returns whether it did so.
+  bool step_again(bool counted, const GradientOptions& options, const py::dict& attributes, Changes& changes);
 
   /// Two positions whose parameters or state share memory; nothing if there are none.
   std::optional<std::pair<Position, Position>> overlap() const;
@@ -64,7 +93,7 @@ class TorchPlan {
   /// before anything is written or not at all. Each step needs its own take().
   void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
 
-  /// Forgets the gradients of a step, also of one that did not come to its end.
+  /// Lets go of the tensors of a step, also of one that did not come to its end.
   void release();
 
  private:
@@ -73,6 +102,8 @@ class TorchPlan {
   /// Whether a gradient can be used where it is; otherwise adds its position to `odd`.
   bool check(const Run& gradient, const Position& position, Odd& odd) const;
 
+  void forget_tables();
+
   /// Gives the plan the tables of the parameters whose gradient is rows.
   void take_tables(std::vector<TableStep> steps, Odd& odd);
 
@@ -80,16 +111,25 @@ class TorchPlan {
   std::vector<Run> small_state_of(const std::vector<Batch>& batches) const;
 
   Exchange exchange_;
+  py::function increment_;
   std::size_t average_;
   std::optional<Plan> plan_;
   /// What the plan was made for: versions of the parameters, and the members of each batch.
   using Known = std::vector<std::pair<std::uint64_t, TorchParameters::Members>>;
 
-  /// Takes the gradients of the tensors that the plan was made for; returns false if it was made for others,
-  /// or if not all gradients can be used as they are.
-  bool take_again(const std::vector<Batch>& batches);
+  /// A group that may be stepped again.
+  struct Remembered {
+    std::shared_ptr<TorchParameters> parameters;
+    std::uint64_t version;
+    Entries entries;
+  };
 
-  Known known_;
+  /// Takes the gradients of the groups that are remembered; returns false if not all can be used as they are.
+  bool take_gradients();
+
+  std::vector<std::shared_ptr<TorchParameters>> sources_;  // of the tensors of this step
+  std::vector<Remembered> remembered_;
+  Forecast forecast_;
   Positions positions_;           // of the plan's tensors
   std::vector<Run> small_state_;  // which the plan was made for
   Intervals in_small_state_;      // the same, to search in

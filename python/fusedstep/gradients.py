@@ -11,7 +11,7 @@ from . import _core
 from .arrays.memory import Array, check_array, check_format, flat, is_dense
 from .arrays.rows import Rows, row_indices, summed
 from .arrays.structure import Structure, Tree, is_series, listed
-from .engine.options import LIMIT, clip_coefficient
+from .engine.options import LIMIT
 from .formula.hyperparameters import checked_number
 
 __all__ = ["clip_grad_norm", "flatten", "global_norm"]
@@ -46,7 +46,7 @@ def clip_grad_norm(grads: Tree, c: float) -> float:
             raise ValueError(f"{label} is read-only")
     arrays = [g for _, g in named]
     norm = _norm(leaves)
-    coefficient = clip_coefficient(norm, c)
+    coefficient = _core.clip_coefficient(norm, c)
     if coefficient != 1:
         runs = [_run(g) for g in arrays]
         # Elements that two arrays share are multiplied once, in a copy of the second.

@@ -21,6 +21,7 @@ from ..formula.rule import Rule
 from ..stateful import Loading, Loads
 from . import checkpoint
 from .declaring import dataclass_transform, positional
+from .foresight import Foresight
 from .group import Group
 from .options import StepOptions, StepResult, checked_options
 from .shares import shares_of
@@ -90,6 +91,7 @@ class Engine(Rule, Loads):
         found = BACKENDS[backend]
         self._shares, operands = shares_of(type(self), self._group_of, self.tensors)
         self._plan = found.plan([share.kernel for share in self._shares], operands)
+        self._foresight = Foresight(self._plan, self._shares, self.counts, self._changes)
         self._plan_of_rows = found.plan([], [])
         self._tables = Tables(
             type(self), found.table, self.structure.parameters, self.tensors, self._group_of
@@ -183,10 +185,27 @@ class Engine(Rule, Loads):
 
     def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         t = self.counts["t"] + 1
+        gradients = None
+        if loss is None and self._foresight.reaches(t, options):
+            self.tensors.check_unchanged()
+            gradients = self.structure.gradients(grads)
+            if result := self._foresight.step(t, gradients, options):
+                return result
         # Schedules come first: they are code of the user, which might change the arrays.
         values = {group: group.at(t) for group in self.groups}
         self.tensors.check_unchanged()
-        gradients = self.structure.gradients(grads)
+        if gradients is None:
+            gradients = self.structure.gradients(grads)
+        return self._stepped_anew(t, values, gradients, loss, options)
+
+    def _stepped_anew(
+        self,
+        t: int,
+        values: dict[Group, dict[str, Any]],
+        gradients: list[Any],
+        loss: float | None,
+        options: StepOptions,
+    ) -> StepResult:
         tables, copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
         step, changes = Step(self._plan, options), self._changes
@@ -209,6 +228,8 @@ class Engine(Rule, Loads):
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         changes.update(self.counts, {"t": t})
         step.run(changes)
+        if not (tables or strided):
+            self._foresight.look(t)
         return step.result
 
     def _step_rows(self, name: Hashable, rows: Rows, options: tuple[Any, ...]) -> StepResult:

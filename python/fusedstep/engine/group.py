@@ -74,6 +74,11 @@ class Group(Closed, Mapping[str, Any]):
         of_matrices = self._matrix_kernel
         return of_matrices if of_matrices and of_matrices.fits(p.ndim) else self.kernel
 
+    @property
+    def entries(self) -> dict[str, Any]:
+        """The dictionary that holds the hyperparameters: always the same one, to look at."""
+        return self._values
+
     def hyperparameters(self) -> Iterable[tuple[str, Any]]:
         """The names and values of the hyperparameters, without ``"params"``."""
         return self._values.items()

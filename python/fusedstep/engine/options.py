@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
+from .._core import clip_coefficient
 from ..formula.hyperparameters import REAL, Interval, checked_bool, checked_number
 
 LIMIT = Interval("[0, inf]", lambda x: x >= 0)
@@ -27,6 +28,7 @@ class StepResult(NamedTuple):
 
 
 DONE = StepResult(None, False)
+"""The result of a step that needed no norm."""
 
 
 class StepOptions(NamedTuple):
@@ -40,15 +42,13 @@ class StepOptions(NamedTuple):
     zero_grad: bool
 
     def result(self, plan: HasNorm) -> StepResult:
-        """Return the result of a step with the gradients of `plan`, which is known before it moves."""
-        if self.clip_norm is None and not self.skip_nonfinite:
-            return DONE
+        """Return the result, with the norm, of a step that `plan` has yet to make."""
         norm, finite = plan.norm()
         return StepResult(norm * abs(self.scale), self.skip_nonfinite and not finite)
 
-    def scale_at(self, norm: float | None) -> float:
+    def scale_at(self, norm: float) -> float:
         """Return the factor for the gradients, clipping included, if their scaled norm is `norm`."""
-        if self.clip_norm is None or norm is None:
+        if self.clip_norm is None:
             return self.scale
         return self.scale * clip_coefficient(norm, self.clip_norm)
 
@@ -70,9 +70,3 @@ def checked_options(
         checked_bool("skip_nonfinite", skip_nonfinite),
         checked_bool("zero_grad", zero_grad),
     )
-
-
-def clip_coefficient(norm: float, limit: float) -> float:
-    """Return the factor that brings gradients of this norm to at most `limit`; NaN if the norm is NaN."""
-    coefficient = limit / (norm + 1e-6)
-    return 1.0 if coefficient > 1 else coefficient

@@ -16,7 +16,9 @@ computes for a share, and `Step` goes through the order above.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -27,7 +29,7 @@ from ..formula.at import At
 from ..formula.coefficients import Adapted, Measured, StepCoefficients
 from ..formula.kernel import Arithmetic, Array, Kernel
 from ..formula.rule import Rule
-from .options import StepOptions
+from .options import DONE, StepOptions
 
 Turned = list[tuple[Any, dict[str, Array]]]
 """For each turned tensor, the new values of those of its slots that are smaller than the tensor."""
@@ -160,31 +162,37 @@ class Step:
         """Find the norm, if needed, and whether the step is skipped; a skipped step ends here."""
         self._plan = plan
         self._options = options
-        self.result = options.result(plan)
+        needs_norm = options.skip_nonfinite or options.clip_norm is not None
+        self.result = options.result(plan) if needs_norm else DONE
 
     def prepare(self, shares: Sequence[Share], loss: float | None) -> None:
         """Compute everything that the last sweep needs, and the new values of the small state.
 
         Raise ValueError if a coefficient is no number, such as a power that is too large.
         """
-        plan, options = self._plan, self._options
-        scale = options.scale_at(self.result.grad_norm)
+        options, norm = self._options, self.result.grad_norm
+        scale = options.scale if norm is None else options.scale_at(norm)
         try:
             self._works = works = [Work(share, scale, options.clip_value, loss) for share in shares]
         except ArithmeticError as error:
             raise ValueError(f"these hyperparameters give no finite step: {error}") from error
-        self._last = last = plan.sweeps - 1
-        # Sweeps before the last, and the turns after them, for kernels that need directions.
-        for sweep in range(last):
-            plan.run(sweep, [work.of_sweep_before(last - sweep) for work in works], False)
-            for work in works:
-                if work.share.kernel.turns:
-                    work.turned = work.share.turn(plan.arithmetic, work.h)
+        self._last = self._plan.sweeps - 1
+        if self._last:
+            self._turn()
         # One measuring pass over all shares, if the kernel of any share needs sums.
         for work in works:
             if work.share.kernel.measures:
                 self._measure()
                 break
+
+    def _turn(self) -> None:
+        """Do the sweeps before the last, and the turns after them, for kernels that need directions."""
+        plan, last = self._plan, self._last
+        for sweep in range(last):
+            plan.run(sweep, [work.of_sweep_before(last - sweep) for work in self._works], False)
+            for work in self._works:
+                if work.share.kernel.turns:
+                    work.turned = work.share.turn(plan.arithmetic, work.h)
 
     def _measure(self) -> None:
         found = self._plan.measure(self._last, [work.of_last_sweep() for work in self._works])
@@ -201,3 +209,23 @@ class Step:
             work.share.collect(work, changes)
         coefficients = [work.of_last_sweep() for work in self._works]
         self._plan.run(self._last, coefficients, self._options.zero_grad, changes)
+
+
+AHEAD = 16
+"""The number of steps whose coefficients are computed at once."""
+
+
+def is_foreseeable(share: Share) -> bool:
+    """Whether a share's coefficients depend on t alone, as long as its hyperparameters stay as they are."""
+    rule, kernel = share.rule, share.kernel
+    return not (rule.scalars or rule.needs_loss or kernel.measures or kernel.turns)
+
+
+def forecast(share: Share, steps: int) -> list[StepCoefficients]:
+    """Return the coefficients of the next steps, as many as can be computed, for gradients as they come."""
+    found: list[StepCoefficients] = []
+    with suppress(ArithmeticError):
+        for _ in range(steps):
+            share.t += 1
+            found.append(Work(share, 1.0, math.inf, None).of_last_sweep())
+    return found

@@ -19,9 +19,16 @@ from ..formula.slots import AVERAGE
 from .distributed import totals
 from .form import Form, State
 from .memory import copy_into
+from .settings import Settings
 
 Members = list[int] | None
 """Positions among the parameters that were looked up together; None means all."""
+
+Alike = tuple[list[float], Members]
+"""The count of steps, and the scalars of a rule, that these parameters have in common."""
+
+LATER = 2
+"""The number of any step but the first, for rules that do not count further."""
 
 
 class Group:
@@ -40,7 +47,7 @@ class Group:
         self._known: dict[Tensor, State] = {}
         self._keys = [form.key(slot) for slot in kernel.operands] + ([AVERAGE] if averaged else [])
         self.found = _core.TorchParameters(plan, kernel.names, self._keys, form.scalar_keys, averaged)
-        self._lacking: list[int] = []
+        self._alike: list[Alike] = []
 
     def look(
         self,
@@ -55,55 +62,79 @@ class Group:
         self._known = seen = states
         if self.kernel.turns:
             seen = {p: _with_room(self.form, self.kernel, p, states.get(p, {}), room) for p in parameters}
-        self._lacking = self.found.look(parameters, seen)
-        if self._lacking:
-            self._complete(seen)
+        alike = self.found.look(parameters, seen, self.form.shared)
+        if alike is None:
+            lacking = self.found.lacking()
+            self._complete(lacking, seen)
+            alike = self.found.alike(self.form.shared) if self.form.counted else self._by_novelty(lacking)
+        self._alike = alike
 
-    def _complete(self, seen: Mapping[Tensor, State]) -> None:
+    def _complete(self, lacking: Sequence[int], seen: Mapping[Tensor, State]) -> None:
         """Make the state that some parameters lack."""
         found = self.found.parameters()
-        for i in self._lacking:
+        for i in lacking:
             p = found[i]
             self.new[p] = state = self.form.completed(self.h, self.kernel, p, self._known.get(p, {}))
             whole = {**seen.get(p, {}), **state}
             scalars = [whole[key] for key in self.form.scalar_keys]
             self.found.complete(i, [whole[key] for key in self._keys], scalars)
 
+    def follows(self, settings: Settings) -> bool:
+        """Take other hyperparameters; return False, and take none, if they choose another kernel or state."""
+        if settings.of_matrices or settings.kernel is not self.kernel or settings.averaged != self.averaged:
+            return False
+        self.h = settings.h
+        return True
+
     def batches(self) -> list[Batch]:
         """The parameters, divided by their count of steps and all else that their coefficients depend on."""
-        alike = self.found.alike(self.form.shared) if self.form.counted else self._by_novelty()
-        names = self.form.rule.scalars
-        return [
-            Batch(self, int(steps), dict(zip(names, scalars, strict=True)), members)
-            for (steps, *scalars), members in alike
-        ]
+        return [Batch(self, scalars, members) for scalars, members in self._alike]
+
+    def release(self) -> None:
+        """Let the tensors of a step go that has not come to its end."""
+        self.new = {}
+        self.found.release()
 
     def state(self, p: Tensor) -> State:
         """The state of a parameter, including the state that this step adds."""
         return self.new.get(p) or self._known.get(p, {})
 
-    def _by_novelty(self) -> list[tuple[list[float], Members]]:
+    def _by_novelty(self, new: Sequence[int]) -> list[Alike]:
         """Parameters whose steps are not counted, divided into those at their first step and all others."""
-        old = sorted(set(range(len(self.found))).difference(self._lacking))
-        return [([steps], members) for steps, members in ((0.0, self._lacking), (1.0, old)) if members]
+        old = sorted(set(range(len(self.found))).difference(new))
+        divided: list[Alike] = [([0.0], [*new]), ([], old)]
+        return [(steps, members) for steps, members in divided if members]
 
 
 class Batch:
     """Parameters that share their coefficients at a step."""
 
     owners: Callable[[], list[Tensor]]
-    """The parameters themselves, even if other tensors are stepped in their place; set before the step."""
+    """The parameters themselves, even if other tensors are stepped in their place; set where the step's
+    coefficients depend on them."""
 
-    def __init__(self, group: Group, steps: int, scalars: dict[str, float], members: Members) -> None:
-        """`steps` counts the steps before this one; `scalars` are their result."""
+    t: int
+
+    def __init__(self, group: Group, scalars: Sequence[float], members: Members) -> None:
+        """Take what `begin` takes, and the positions of the parameters in the group."""
         self.group = group
         self.rule = group.form.rule
         self.kernel = group.kernel
         self.averaged = group.averaged
-        self.t = steps + 1
         self.found = group.found
         self.members = members
-        self._scalars = scalars
+        self._scalars: dict[str, float] = {}
+        self.begin(scalars)
+
+    def begin(self, scalars: Sequence[float]) -> None:
+        """Begin another step of the same parameters: the first of `scalars` are the count and the scalars.
+
+        Where steps are not counted, an empty list stands for a step that is not the first.
+        """
+        self._begun = scalars
+        self.t = int(scalars[0]) + 1 if scalars else LATER
+        if names := self.rule.scalars:
+            self._scalars = dict(zip(names, scalars[1:], strict=False))
 
     @property
     def slots(self) -> int:
@@ -122,20 +153,12 @@ class Batch:
 
     def part(self, members: Members) -> Batch:
         """A batch of some of the parameters."""
-        return Batch(self.group, self.t - 1, self._scalars, members)
+        return Batch(self.group, self._begun, members)
 
     def at(self) -> At:
-        h = self.group.h
-        return At(
-            {
-                **h,
-                **self._scalars,
-                "kernel": self.kernel,
-                "sweep": self.kernel.sweeps[-1],
-                "before": self._scalars,
-                "next": h,
-            }
-        )
+        h, kernel, scalars = self.group.h, self.kernel, self._scalars
+        also = {"kernel": kernel, "sweep": kernel.sweeps[-1], "before": scalars, "next": h}
+        return At({**h, **scalars, **also})
 
     @torch.no_grad()
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:

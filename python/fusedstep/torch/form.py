@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -30,7 +29,7 @@ class Form(NamedTuple):
     counted: bool
     """Whether steps are counted. If not, a parameter with state has been stepped before."""
     scalar_dtype: torch.dtype | None
-    """The dtype of slots that are one number for a tensor or group; None for that which torch gives its own."""
+    """The dtype of slots that are one number for a tensor or group; None for that of torch's own."""
     state_dtype: torch.dtype | None
     steps_rows: Callable[[Mapping[str, Any]], bool]
     """Whether, with these hyperparameters, a sparse gradient steps only the rows that it has."""
@@ -121,25 +120,6 @@ def torchs_scalar_dtype() -> torch.dtype:
     """The dtype in which torch keeps counts and other numbers of a parameter."""
     double: bool = torch.get_default_dtype() == torch.float64
     return torch.float64 if double else torch.float32
-
-
-def by_kernel(
-    rule: type[Rule], h: Mapping[str, Any], parameters: list[Tensor]
-) -> list[tuple[Kernel, list[Tensor]]]:
-    """The parameters, divided by the kernel that steps them; most rules have one kernel for all."""
-    chosen = SimpleNamespace(**h)
-    kernel, of_matrices = rule.choose_kernel(chosen), rule.choose_matrix_kernel(chosen)
-    if of_matrices is None:
-        return [(kernel, parameters)]
-    matrices = [p for p in parameters if of_matrices.fits(p.ndim)]
-    others = [p for p in parameters if not of_matrices.fits(p.ndim)]
-    return [(of_matrices, matrices), (kernel, others)]
-
-
-def kernel_of(rule: type[Rule], h: Mapping[str, Any], p: Tensor) -> Kernel:
-    """The kernel that steps a parameter."""
-    ((kernel, _),) = [pair for pair in by_kernel(rule, h, [p]) if pair[1]]
-    return kernel
 
 
 def _filled(p: Tensor, value: float, dtype: torch.dtype) -> Tensor:

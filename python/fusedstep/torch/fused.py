@@ -10,25 +10,23 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..engine.options import LIMIT, StepOptions
+from ..engine.options import DEFAULTS, LIMIT, StepOptions
 from ..engine.step import Step
 from ..formula.hyperparameters import checked_number
-from ..formula.kernel import Kernel
 from ..formula.rule import Rule
 from .arguments import number, signature
-from .batch import Batch, Group
-from .distributed import is_distributed
-from .form import Form, by_kernel, kernel_of
+from .form import Form
 from .hooks import hooked
+from .labels import labels_of
 from .lending import FLOATS, Loan
-from .machine import Machine
+from .machine import GroupsOf, Machine
+from .settings import Settings
 
 COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 NOT_DIFFERENTIABLE = "differentiable=True is not possible: autograd does not see the kernels"
@@ -117,10 +115,15 @@ class Fused(torch.optim.Optimizer):
     # What each class defines.
 
     def hyperparameters(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The rule's hyperparameters, from a group in torch's form; those left out have their defaults."""
+        """The rule's hyperparameters, from a group in torch's form; those left out have their defaults.
+
+        They depend on nothing but the group, and are asked for again only after one of its entries, or the
+        memory of one of its parameters, is another.
+        """
         raise NotImplementedError
 
-    def steps_rows(self, h: Mapping[str, Any]) -> bool:
+    @classmethod
+    def steps_rows(cls, h: Mapping[str, Any]) -> bool:
         """Whether, with these hyperparameters, a sparse gradient steps only the rows that it has."""
         return False
 
@@ -137,84 +140,70 @@ class Fused(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.update(((group, group["params"]) for group in self.param_groups), loss)
+        groups = [(group, group["params"]) for group in self.param_groups]
+        self._machine.busy.run(self._update, groups, loss)
         return loss
 
     def update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any = None) -> None:
         """Step the given parameters that have a gradient; clipping uses the norm of these gradients."""
-        self._machine.busy.run(self._update, parameters, loss)
+        self._machine.busy.run(self._update, [*parameters], loss)
 
     def make_state(self, parameters: Iterable[Tensor]) -> None:
         """Create the state of these parameters if the rule counts steps; else the first step does."""
         group_of = {p: group for group in self.param_groups for p in group["params"]}
         form = self._form()
         for p in parameters if self.counted else ():
-            h = self._evaluated(group_of[p])
-            self.state[p].update(form.completed(h, kernel_of(self.rule, h, p), p, self.state[p]))
+            settings = self._settings(group_of[p])
+            self.state[p].update(form.completed(settings.h, settings.kernel_of(p), p, self.state[p]))
 
-    def _update(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]], loss: Any) -> None:
-        scale, overflow = self._amp()
-        if overflow:
+    def _update(self, groups: GroupsOf, loss: Any) -> None:
+        # GradScaler may have set a factor of the gradients, and whether some have overflowed.
+        of_scaler = vars(self)
+        factor, overflow = of_scaler.get("grad_scale"), of_scaler.get("found_inf")
+        if overflow is not None and bool(overflow):
             return
+        scale = 1.0 if factor is None else 1 / number(factor)
+        machine, clip = self._machine, self.clip_norm
         try:
-            groups = self._gathered(parameters)
-            batches = [batch for group in groups for batch in group.batches()]
-            if batches:
-                options = StepOptions(scale, self.clip_norm, math.inf, False, False)
-                self._step(groups, batches, options, loss)
-            else:
-                self.grad_norm = None if self.clip_norm is None else 0.0
-        finally:
-            self._machine.release()
+            loan = machine.taken_again(groups, self.state, self._settings)
+            if loan is None:
+                loan = machine.taken(groups, self.state, self._settings, self._form(), self.param_groups)
+            elif (clip is not None or self.grad_norm is None) and machine.plan.step_again(
+                self.counted, scale, clip, of_scaler, machine.changes
+            ):
+                return
+            if loan is None:
+                self.grad_norm = None if clip is None else 0.0
+                return
+            plain = clip is None and scale == 1
+            self._step(loan, DEFAULTS if plain else StepOptions(scale, clip, math.inf, False, False), loss)
+        except BaseException:
+            machine.release()
+            raise
+        machine.forecast()
 
-    def _step(self, groups: list[Group], batches: list[Batch], options: StepOptions, loss: Any) -> None:
-        plan, changes = self._machine.plan, self._machine.changes
-        if options.clip_norm is not None:
-            plan.gradients = [g for batch in batches for g in batch.found.gradients(batch.members)]
-        loan = Loan(batches, self._labels)
-        loan.take(plan)
-        for k, batch in enumerate(loan.batches):
-            batch.owners = partial(loan.owners, k)
+    def _step(self, loan: Loan, options: StepOptions, loss: Any) -> None:
+        changes, plan = self._machine.changes, self._machine.plan
+        if loan.entries and options.clip_norm is not None:
+            plan.gradients = loan.gradients()
         step = Step(plan, options)
         step.prepare(loan.batches, number(loss) if self.rule.needs_loss and loss is not None else None)
-        if new := {p: state for group in groups for p, state in group.new.items()}:
-            changes.update(self.state, new)
+        for batch in loan.batches:
+            if batch.group.new:
+                changes.update(self.state, batch.group.new)
+                batch.group.new = {}
         if step.result.grad_norm != self.grad_norm:
             changes.update(vars(self), {"grad_norm": step.result.grad_norm})
-        loan.give_back(changes)
-        torch.autograd.graph.increment_version(loan.parameters())
+        if loan.entries:
+            loan.give_back(changes)
+        torch.autograd.graph.increment_version(loan.parameters() if loan.entries else plan.parameters())
         step.run(changes)
 
-    def _gathered(self, parameters: Iterable[tuple[dict[str, Any], list[Tensor]]]) -> list[Group]:
-        """The parameters that have a gradient, with their state, by group and kernel."""
-        form, machine = self._form(), self._machine
-        groups: list[Group] = []
-        for settings, params in parameters:
-            h = self._evaluated(settings)
-            for kernel, alike in by_kernel(self.rule, h, params):
-                self._check_whole(kernel, alike)
-                group = machine.group(len(groups), form, kernel, bool(h["ema"] != 0))
-                group.look(h, alike, self.state, machine.room)
-                groups.append(group)
-        return groups
-
-    def _check_whole(self, kernel: Kernel, parameters: Iterable[Tensor]) -> None:
-        """Raise RuntimeError if a direction would be computed from a part of a matrix."""
-        if kernel.turns:
-            for p in parameters:
-                if p.grad is not None and is_distributed(p):
-                    raise RuntimeError(f"{self._labels()[p]} is a DTensor; this rule needs whole matrices")
-
-    def _amp(self) -> tuple[float, bool]:
-        """The factor of the gradients, and whether some have overflowed, as GradScaler may have set."""
-        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        return 1.0 if scale is None else 1 / number(scale), found_inf is not None and bool(found_inf)
-
-    def _evaluated(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, group: dict[str, Any]) -> Settings:
         if group.get("differentiable"):
             raise ValueError(NOT_DIFFERENTIABLE)
         extras = {name: group.get(name, default) for name, default in self.extras.items()}
-        return {**self._defaults, **extras, **self.hyperparameters(group)}
+        return Settings(self.rule, {**self._defaults, **extras, **self.hyperparameters(group)})
 
     def _form(self) -> Form:
         machine = self._machine
@@ -222,16 +211,6 @@ class Fused(torch.optim.Optimizer):
             kept = self.scalar_dtype, self.state_dtype
             machine.form = Form(self.rule, self.state_names, self.counted, *kept, self.steps_rows)
         return machine.form
-
-    def _labels(self) -> dict[Tensor, str]:
-        """The name of each parameter in error messages."""
-        return {
-            p: f"parameter {group['param_names'][i]!r}"
-            if "param_names" in group
-            else f"parameter {i} of group {k}"
-            for k, group in enumerate(self.param_groups)
-            for i, p in enumerate(group["params"])
-        }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group as torch does; raise an error if its parameters cannot be stepped here."""
@@ -245,7 +224,7 @@ class Fused(torch.optim.Optimizer):
     def _check(self, group: dict[str, Any]) -> None:
         if group.get("differentiable"):
             raise ValueError(NOT_DIFFERENTIABLE)
-        labels = self._labels()
+        labels = labels_of(self.param_groups)
         for p in group["params"]:
             if p.device.type != "cpu":
                 raise ValueError(f"{labels[p]} is on {p.device}; this optimizer is for the CPU")

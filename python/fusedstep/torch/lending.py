@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from ..arrays.memory import Memory, check_disjoint, overlaps_itself
 from .batch import Batch, Members
 from .distributed import local, local_gradient
 from .memory import copy_into, memory_of
+from .plan import TorchPlan
 
 Position: TypeAlias = tuple[int, int]
 
@@ -35,6 +36,7 @@ class Entry:
     """A parameter of a step, and the tensors that are stepped in its place."""
 
     owner: Tensor
+    own_g: Tensor
     own_state: list[Tensor]
     p: Tensor
     g: Any
@@ -50,25 +52,39 @@ class Loan:
         """`labels` returns the name of each parameter in error messages."""
         self.batches = batches
         """The shares of the step; those of sparse gradients are added at the end."""
+        self._tell_owners()
+        self.entries: dict[Position, Entry] = {}
+        """The parameters for which something else is stepped; most often there are none."""
         self._make_labels = labels
-        self._entries: dict[Position, Entry] = {}
         self._lent_out: list[tuple[Tensor, Tensor]] = []
         """Tensors with the copies that are stepped in their place."""
 
-    def take(self, plan: _core.TorchPlan) -> None:
+    def _tell_owners(self) -> None:
+        for k, batch in enumerate(self.batches):
+            if batch.kernel.turns or batch.kernel.measures:
+                batch.owners = partial(self.owners, k)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all tensors are used as they are, each batch is all of a group, and none has a turn."""
+        whole = all(batch.members is None and not batch.kernel.small for batch in self.batches)
+        return whole and not self.entries and not any(batch.kernel.turns for batch in self.batches)
+
+    def take(self, plan: TorchPlan) -> None:
         """Give the tensors to `plan`; raise an error, naming the parameter, if they cannot be stepped."""
         # Copy twice: that a gradient shares memory shows only when all parameters and state are found.
         for remedy in (self._see, self._copy, self._copy):
-            odd, odd_gradients, in_small_state = plan.take(self._taken())
+            found = plan.take(self._taken())
+            if found is None:
+                break
+            odd, odd_gradients, in_small_state = found
             for position in in_small_state:
                 self._refuse(self._entry(position))
-            if not odd and not odd_gradients:
-                break
             remedy(odd, odd_gradients)
-            for (k, i), entry in self._entries.items():
+            for (k, i), entry in self.entries.items():
                 self._replace(self.batches[k], i, entry)
         else:
-            for position in chain(*plan.take(self._taken())):
+            for position in chain(*(plan.take(self._taken()) or ())):
                 raise RuntimeError(f"{self._label(self._entry(position).owner)} cannot be stepped")
         if self._lent_out:  # the plan sees copies, not the memory behind them
             self._check_disjoint()
@@ -78,13 +94,14 @@ class Loan:
 
     def _taken(self) -> list[tuple[_core.TorchParameters, Members, list[Tensor]]]:
         return [
-            (batch.found, batch.members, self._state(k, batch.small_keys))
+            (batch.found, batch.members, self._small_state(k) if batch.kernel.small else [])
             for k, batch in enumerate(self.batches)
         ]
 
-    def _state(self, k: int, keys: list[str]) -> list[Tensor]:
-        """The tensors of batch k's state under these keys."""
-        return [self.batches[k].group.state(p)[key] for p in self.owners(k) for key in keys] if keys else []
+    def _small_state(self, k: int) -> list[Tensor]:
+        """The tensors of batch k's state that have a number for each row or column."""
+        batch = self.batches[k]
+        return [batch.group.state(p)[key] for p in self.owners(k) for key in batch.small_keys]
 
     def _refuse(self, entry: Entry) -> None:
         """Raise the error that an entry's gradient lies in state which is smaller than its parameter."""
@@ -134,14 +151,25 @@ class Loan:
         """The original parameters of batch k."""
         batch = self.batches[k]
         owners = batch.found.parameters(batch.members)
-        for at, entry in self._lent(k):
-            owners[at] = entry.owner
+        if self.entries:
+            for at, entry in self._lent(k):
+                owners[at] = entry.owner
         return owners
+
+    def gradients(self) -> list[Tensor]:
+        """The original gradients of the whole step."""
+        gradients = []
+        for k, batch in enumerate(self.batches):
+            own = batch.found.gradients(batch.members)
+            for at, entry in self._lent(k):
+                own[at] = entry.own_g
+            gradients += own
+        return gradients
 
     def _lent(self, k: int) -> Iterator[tuple[int, Entry]]:
         """The entries of batch k, each with its position among the members."""
         members = self.batches[k].members
-        for (batch, i), entry in self._entries.items():
+        for (batch, i), entry in self.entries.items():
             if batch == k:
                 yield i if members is None else members.index(i), entry
 
@@ -151,13 +179,13 @@ class Loan:
             copy_into(changes, tensor, copy)
 
     def _entry(self, position: Position) -> Entry:
-        if position not in self._entries:
+        if position not in self.entries:
             k, i = position
             found, slots = self.batches[k].found, self.batches[k].slots
             (p,), (g,) = found.parameters([i]), found.gradients([i])
             state = [found.state(slot, [i])[0] for slot in range(slots)]
-            self._entries[position] = Entry(p, state, p, g, state)
-        return self._entries[position]
+            self.entries[position] = Entry(p, g, state, p, g, state)
+        return self.entries[position]
 
     # The first remedy: another view, if possible of the same memory.
 
@@ -186,6 +214,7 @@ class Loan:
         members = range(len(batch.found)) if batch.members is None else batch.members
         self.batches[k] = batch.part([other for other in members if other != i])
         self.batches.append(batch.part([i]))
+        self._tell_owners()
         return self._entry((len(self.batches) - 1, i))
 
     def _see_rows(self, entry: Entry, g: Tensor) -> None:

@@ -2,32 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._core import Busy
+from ..engine.step import AHEAD, forecast, is_foreseeable
 from ..formula.kernel import Kernel
-from .batch import Group
-from .form import Form
+from .batch import Batch, Group
+from .distributed import is_distributed
+from .form import Form, State
+from .labels import labels_of
+from .lending import Loan
 from .plan import TorchPlan
+from .settings import Settings
+
+GroupsOf: TypeAlias = list[tuple[dict[str, Any], list[Tensor]]]
+"""Groups in torch's form, each with those of its parameters that are to be stepped."""
+
+SettingsOf: TypeAlias = Callable[[dict[str, Any]], Settings]
 
 
 class Machine:
-    """The lock, the plan and the groups of an optimizer; it is neither copied nor pickled."""
+    """The lock, the plan and what the last step has found; it is neither copied nor pickled."""
 
     def __init__(self) -> None:
         self.plan = TorchPlan()
-        self.room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
-        """The tensors in which the directions of matrices are computed."""
         self.busy = Busy()
         self.changes = self.busy.changes
         self.form: Form | None = None
+        self._room: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()
+        """The tensors in which the directions of matrices are computed."""
         self._groups: list[Group] = []
+        self._loan: Loan | None = None
+        """The tensors of the last step, if the next one may take them again."""
+        self._settled = False
+        """Whether the last step was as the one before it, but for gradients and t, and the next may be."""
 
-    def group(self, k: int, form: Form, kernel: Kernel, averaged: bool) -> Group:
-        """The k-th group of a step. It knows what the one of the last step has found, if that was alike."""
+    def taken_again(
+        self, groups: GroupsOf, states: dict[Tensor, State], settings_of: SettingsOf
+    ) -> Loan | None:
+        """The tensors of the last step, if these groups still have the same ones; else None."""
+        loan = self._loan
+        if loan is None:
+            return None
+        batches = loan.batches
+        found = self.plan.again(groups, states, batches[0].group.form.shared)
+        if found is None:
+            return None
+        scalars, changed = found
+        self._settled = not changed and all(map(is_foreseeable, batches))
+        for k in changed:
+            if not batches[k].group.follows(settings_of(groups[k][0])):
+                return None
+            self.plan.remember_entries(k, groups[k][0])
+        for batch, own in zip(batches, scalars, strict=False):
+            batch.begin(own)
+        return loan
+
+    def taken(
+        self,
+        groups: GroupsOf,
+        states: dict[Tensor, State],
+        settings_of: SettingsOf,
+        form: Form,
+        all_groups: Sequence[dict[str, Any]],
+    ) -> Loan | None:
+        """The tensors of the parameters that have a gradient, with their state; None if there are none.
+
+        `all_groups` are those of the optimizer, by which errors name the parameters.
+        """
+        self._loan, self._settled = None, False
+        batches: list[Batch] = []
+        k = 0
+        for entries, parameters in groups:
+            settings = settings_of(entries)
+            for kernel, alike in settings.by_kernel(parameters):
+                if kernel.turns:
+                    _check_whole(alike, all_groups)
+                group = self._group(k, form, kernel, settings.averaged)
+                group.look(settings.h, alike, states, self._room)
+                batches += group.batches()
+                k += 1
+        if not batches:
+            return None
+        loan = Loan(batches, partial(labels_of, all_groups))
+        loan.take(self.plan)
+        if len(batches) == len(groups) and loan.is_plain:
+            self.plan.remember([batch.found for batch in batches])
+            for k, (entries, _) in enumerate(groups):
+                self.plan.remember_entries(k, entries)
+            self._loan = loan
+        return loan
+
+    def forecast(self) -> None:
+        """Compute the coefficients of some steps to come, if the last step was like the one before it."""
+        if self._loan is not None and self._settled:
+            for k, batch in enumerate(self._loan.batches):
+                first = batch.t + 1 if batch.group.form.counted else 0
+                self.plan.forecast(k, first, forecast(batch, AHEAD if first else 1))
+
+    def _group(self, k: int, form: Form, kernel: Kernel, averaged: bool) -> Group:
+        """The k-th group of a step. It knows what that of the last step has found, if that was alike."""
         if k < len(self._groups):
             group = self._groups[k]
             if group.form is form and group.kernel is kernel and group.averaged == averaged:
@@ -38,7 +117,14 @@ class Machine:
         return group
 
     def release(self) -> None:
-        """Let the tensors of a step go."""
+        """Let the tensors of a step go that has not come to its end."""
         self.plan.release()
         for group in self._groups:
-            group.found.release()
+            group.release()
+
+
+def _check_whole(parameters: Iterable[Tensor], groups: Sequence[dict[str, Any]]) -> None:
+    """Raise RuntimeError if a direction would be computed from a part of a matrix."""
+    for p in parameters:
+        if p.grad is not None and is_distributed(p):
+            raise RuntimeError(f"{labels_of(groups)[p]} is a DTensor; this rule needs whole matrices")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .. import _core
@@ -20,17 +21,18 @@ class TorchPlan(_core.TorchPlan):
     arithmetic: ClassVar[Arithmetic] = ARITHMETIC
 
     gradients: Sequence[Any] = ()
-    """The gradients themselves, perhaps distributed among processes; set while the norm is needed."""
+    """The gradients themselves, if some are not plain tensors; set where the norm will be needed."""
 
     def __init__(self) -> None:
-        super().__init__(Tensor, average.name)
+        super().__init__(Tensor, average.name, torch.autograd.graph.increment_version)
 
     def norm(self) -> tuple[float, bool]:
         """The 2-norm of the gradients of all processes, and whether those of this process are finite."""
         norm, finite = super().norm()
-        return global_norm(self.gradients, norm), finite
+        gradients, self.gradients = self.gradients, ()
+        return global_norm(gradients, norm) if gradients else norm, finite
 
     def release(self) -> None:
-        """Forget the gradients of a step."""
+        """Let go of the tensors of a step."""
         super().release()
         self.gradients = ()

@@ -88,8 +88,10 @@ class Adam(Optimizer):
     @classmethod
     def coefficients(cls, h: At, t: int) -> dict[str, float]:
         step, root = cls.corrected(h, t)
-        c = moments(h) | {"root": root, "eps": h.eps}
-        return c if h.cautious else c | {"step": step}
+        c = {**moments(h), "root": root, "eps": h.eps}
+        if not h.cautious:
+            c["step"] = step
+        return c
 
     @classmethod
     def adapt(cls, h: At, t: int, measured: Measured) -> Adapted:

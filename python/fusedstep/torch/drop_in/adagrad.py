@@ -43,7 +43,8 @@ class Adagrad(Fused, torch.optim.Adagrad):
             "initial_accumulator": group["initial_accumulator_value"],
         }
 
-    def steps_rows(self, h: Mapping[str, Any]) -> bool:
+    @classmethod
+    def steps_rows(cls, h: Mapping[str, Any]) -> bool:
         return bool(h["l2"] == 0)
 
 

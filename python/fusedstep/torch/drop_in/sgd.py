@@ -37,7 +37,8 @@ class SGD(Fused, torch.optim.SGD):
             "nesterov": group["nesterov"],
         }
 
-    def steps_rows(self, h: Mapping[str, Any]) -> bool:
+    @classmethod
+    def steps_rows(cls, h: Mapping[str, Any]) -> bool:
         return bool(h["momentum"] == 0 and h["l2"] == 0)
 
 
