@@ -17,6 +17,8 @@
 namespace fusedstep {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 /// What a call is about.
 struct Job {
   std::size_t threads, tiles;
@@ -69,11 +71,14 @@ class Worker {
     [[maybe_unused]] const Elsewhere elsewhere(id_);
     calls_.notify_one();
   }
-  /// Ends the call: a worker that has not begun does not begin.
+  /// Ends the call: a worker that has not begun does not begin, one that has is soon done. Who gives up the
+  /// core meanwhile may get it back only after milliseconds, if another library's thread wants it too.
   void dismiss() {
     State found = wanted;
     if (state_.compare_exchange_strong(found, unwanted)) return;
-    while (state_ != unwanted) std::this_thread::yield();
+    const Clock::time_point soon = Clock::now() + std::chrono::microseconds(100);
+    while (state_ != unwanted)
+      if (Clock::now() > soon) std::this_thread::yield();
   }
 
   // The worker:
@@ -82,8 +87,8 @@ class Worker {
   void introduce() { id_ = this_thread(); }
   /// Waits for a call that came after `seen`.
   void wait(unsigned seen) {
-    const auto bedtime = std::chrono::steady_clock::now() + patience;
-    while (calls_ == seen && std::chrono::steady_clock::now() < bedtime) std::this_thread::yield();
+    const Clock::time_point bedtime = Clock::now() + patience;
+    while (calls_ == seen && Clock::now() < bedtime) std::this_thread::yield();
     asleep_ = true;
     calls_.wait(seen);
     asleep_ = false;
