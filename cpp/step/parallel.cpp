@@ -19,9 +19,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// What a call is about.
+/// What a call is about. Of its threads, so many are woken if they sleep.
 struct Job {
-  std::size_t threads, tiles;
+  std::size_t threads, woken, tiles;
   Work work;
   const void* context;
 };
@@ -163,9 +163,9 @@ class Pool {
 
   /// Wakes two others, which wake two others each, and works until no tile is left.
   void take_part(std::size_t seat) {
-    const std::size_t threads = job_->threads;
-    for (std::size_t next = 2 * seat + 1; next <= std::min(2 * seat + 2, threads - 1); ++next)
+    for (std::size_t next = 2 * seat + 1; next <= 2 * seat + 2 && next < job_->woken; ++next)
       seats_[next].worker.wake();
+    const std::size_t threads = job_->threads;
     const StandardMode mode;
     for (std::size_t i = 0; i < threads; ++i) seats_[(seat + i) % threads].share.run(*job_);
   }
@@ -177,6 +177,10 @@ class Pool {
 };
 
 std::atomic<int> requested{1};
+
+/// Waking a thread takes its waker some 40 µs, and itself as long again. So a thread has to get so many times
+/// the least that a thread that is awake would come for.
+constexpr std::size_t least_to_wake = 16;
 
 /// Never destroyed, since its workers may outlive everything else. It takes no memory, which could fail.
 Pool& pool() {
@@ -192,9 +196,10 @@ int num_threads() { return is_forked() ? 1 : requested.load(); }
 void set_num_threads(int threads) { requested = threads; }
 
 void for_each_range(std::size_t tiles, std::size_t least, Work work, const void* context) {
-  const std::size_t threads =
-      std::min({static_cast<std::size_t>(num_threads()), tiles / least, Pool::most_threads});
-  if (threads > 1 && pool().run({threads, tiles, work, context})) return;
+  const std::size_t shares = tiles / least;
+  const std::size_t threads = std::min({static_cast<std::size_t>(num_threads()), shares, Pool::most_threads});
+  const std::size_t woken = std::min(threads, shares / least_to_wake);
+  if (threads > 1 && pool().run({threads, woken, tiles, work, context})) return;
   const StandardMode mode;
   work(context, 0, tiles);
 }
