@@ -84,7 +84,7 @@ class Worker {
   // The worker:
 
   /// Says who this worker is.
-  void introduce() { id_ = this_thread(); }
+  void introduce() { id_ = own_id(); }
   /// Waits for a call that came after `seen`.
   void wait(unsigned seen) {
     const Clock::time_point bedtime = Clock::now() + patience;

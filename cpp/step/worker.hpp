@@ -1,7 +1,6 @@
 // What a worker asks of the system: to take no signals, to have a core soon, and not that of who wakes it.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #ifndef _WIN32
@@ -40,7 +39,7 @@ struct NoSignals {};
 #ifdef __linux__
 /// A thread as the system knows it.
 using ThreadId = pid_t;
-inline ThreadId this_thread() { return static_cast<ThreadId>(syscall(SYS_gettid)); }
+inline ThreadId own_id() { return static_cast<ThreadId>(syscall(SYS_gettid)); }
 
 /// Asks for short turns on a core, the shortest that there are, and so for early ones: of those that want the
 /// core, Linux lets that one run whose turn would end first. Without it a worker that wakes up waits for
@@ -82,7 +81,7 @@ class Elsewhere {
 };
 #else
 struct ThreadId {};
-inline ThreadId this_thread() { return {}; }
+inline ThreadId own_id() { return {}; }
 inline void take_short_turns() {}
 struct Elsewhere {
   explicit Elsewhere(ThreadId) {}
