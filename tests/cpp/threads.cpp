@@ -86,10 +86,10 @@ void each_tile_once() {
       }
 }
 
-/// Workers come to a call whether they are awake, asleep, or were not wanted by the last one: here a call
-/// ends only if all of its threads have begun.
+/// Workers come to a call whether they are awake, asleep, or were not wanted by the last one, and no others
+/// come: here a call ends only if all of its threads have begun.
 void all_threads_come() {
-  for (const std::size_t threads : {8, 3, 8, 2}) {
+  for (const std::size_t threads : {8, 3, 2, 8, 2}) {
     set_num_threads(static_cast<int>(threads));
     std::mutex lock;
     std::set<std::thread::id> begun;
@@ -99,9 +99,11 @@ void all_threads_come() {
       return begun.size();
     };
     for_each_range(1000, 1, [&](std::size_t, std::size_t) {
-      while (count() < threads) std::this_thread::yield();
+      do std::this_thread::yield();
+      while (count() < threads);
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(3 * threads));  // some of them fall asleep
+    require(begun.size() == threads, "threads that come");
+    if (threads == 2) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // workers fall asleep
   }
 }
 
