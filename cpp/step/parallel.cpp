@@ -59,7 +59,7 @@ class Worker {
   /// How long a worker without work stays awake; the next call often follows soon.
   static constexpr std::chrono::microseconds patience{5000};
 
-  // The caller:
+  // What the caller does, or for `wake` another worker:
 
   /// Wants the worker; if it sleeps, somebody has to wake it.
   void call() {
@@ -81,7 +81,7 @@ class Worker {
       if (Clock::now() > soon) std::this_thread::yield();
   }
 
-  // The worker:
+  // What the worker itself does:
 
   /// Says who this worker is.
   void introduce() { id_ = own_id(); }
@@ -109,9 +109,11 @@ class Worker {
   ThreadId id_{};
 };
 
-/// Threads that help a caller. The caller never waits for a thread that has not begun: if another library's
-/// threads hold the cores, it does all tiles itself. (The barrier at the end of an OpenMP region does wait:
-/// for milliseconds after a matrix product of OpenBLAS, whose threads go on looking for work.)
+/// Threads that help a caller. Each has a cache line of its own, on which it finds calls and tiles; nothing
+/// goes around between all of them, however many they are. The caller never waits for a thread that has not
+/// begun: if another library's threads hold the cores, it does all tiles itself. (The barrier at the end of
+/// an OpenMP region does wait: for milliseconds after a matrix product of OpenBLAS, whose threads go on
+/// looking for work.)
 class Pool {
  public:
   static constexpr std::size_t most_threads = 1024;
@@ -132,8 +134,7 @@ class Pool {
   }
 
  private:
-  /// What a thread of a call has, on a cache line of its own: no line goes around between all threads. The
-  /// caller has the first seat, and is no worker.
+  /// What a thread of a call has, on a cache line. The caller has the first seat, and is no worker.
   struct alignas(64) Seat {
     Share share;
     Worker worker;

@@ -68,8 +68,8 @@ void callers_at_once() {
 /// Every tile is worked on once, by no more threads than may, whether they are awake or have to be woken.
 void each_tile_once() {
   for (const int count : {1, 2, 3, 8, 64})
-    for (const std::size_t tiles : {0, 1, 2, 3, 7, 64, 1000, 4001})
-      for (const std::size_t least : {1, 2, 100}) {
+    for (const std::size_t tiles : std::vector<std::size_t>{0, 1, 2, 3, 7, 64, 1000, 4001})
+      for (const std::size_t least : std::vector<std::size_t>{1, 2, 100}) {
         set_num_threads(count);
         std::vector<int> times(tiles);
         std::mutex lock;
@@ -89,7 +89,7 @@ void each_tile_once() {
 /// Workers come to a call whether they are awake, asleep, or were not wanted by the last one, and no others
 /// come: here a call ends only if all of its threads have begun.
 void all_threads_come() {
-  for (const std::size_t threads : {8, 3, 2, 8, 2}) {
+  for (const std::size_t threads : std::vector<std::size_t>{8, 3, 2, 8, 2}) {
     set_num_threads(static_cast<int>(threads));
     std::mutex lock;
     std::set<std::thread::id> begun;
