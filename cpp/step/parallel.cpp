@@ -56,8 +56,9 @@ class Share {
 /// A worker as its callers see it.
 class Worker {
  public:
-  /// How long a worker without work stays awake; the next call often follows soon.
-  static constexpr std::chrono::microseconds patience{5000};
+  /// How long a worker without work stays awake, as the next call may follow: about as long as waking it
+  /// takes. Milliseconds would come off the time of other libraries' work between two steps.
+  static constexpr std::chrono::microseconds patience{200};
 
   // What the caller does, or for `wake` another worker:
 
