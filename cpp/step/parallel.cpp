@@ -10,151 +10,136 @@
 #include <new>
 #include <thread>
 
-#ifndef _WIN32
-#include <pthread.h>
-#include <signal.h>
-#endif
-#ifdef __linux__
-#include <sched.h>
-#include <unistd.h>
-#endif
-
 #include "step/floating_point.hpp"
 #include "step/forks.hpp"
+#include "step/worker.hpp"
 
 namespace fusedstep {
 namespace {
 
-/// A thread's own run of tiles. Other threads may take those that it has not come to.
-struct alignas(64) Share {
-  std::atomic<std::size_t> next;
-  std::size_t end;
+using Clock = std::chrono::steady_clock;
+
+/// What a call is about. Of its threads, so many are woken if they sleep.
+struct Job {
+  std::size_t threads, woken, tiles;
+  Work work;
+  const void* context;
 };
 
-/// The tiles of one call. At each call a thread begins with the same tiles, which its core's cache may still
-/// hold; a thread that is done early helps the others.
-class Job {
+/// A thread's own run of tiles. At each call a thread begins with the same tiles, which its core's cache may
+/// still hold; a thread that is done early helps the others.
+class Share {
  public:
-  /// `shares` has room for so many threads.
-  Job(Share* shares, std::size_t threads, std::size_t tiles, Work work, const void* context)
-      : work_(work),
-        context_(context),
-        together_(std::clamp<std::size_t>(tiles / threads / turns, 1, most_together)),
-        shares_(shares),
-        threads_(threads) {
-    for (std::size_t i = 0; i < threads; ++i) {
-      shares_[i].next = tiles * i / threads;
-      shares_[i].end = tiles * (i + 1) / threads;
-    }
+  void deal(std::size_t begin, std::size_t end) {
+    next_ = begin;
+    end_ = end;
   }
 
-  std::size_t threads() const { return threads_; }
-
-  /// Works until no tile is left to take.
-  void run(std::size_t thread) {
-    const StandardMode mode;
-    for (std::size_t i = 0; i < threads(); ++i) {
-      Share& share = shares_[(thread + i) % threads()];
-      for (std::size_t tile; (tile = share.next.fetch_add(together_)) < share.end;)
-        work_(context_, tile, std::min(tile + together_, share.end));
+  /// Works until no tile is left to take. The turns get shorter, so that all end at about the same time.
+  void run(const Job& job) {
+    for (std::size_t tile = next_; tile < end_;) {
+      const std::size_t together = std::clamp<std::size_t>((end_ - tile) / turns, 1, most_together);
+      if (!next_.compare_exchange_weak(tile, tile + together)) continue;
+      job.work(job.context, tile, tile + together);
+      tile = next_;
     }
   }
 
  private:
-  /// A thread takes tiles in at least `turns` turns, which leaves others something to help with, and takes at
-  /// most `most_together` tiles in a turn.
-  static constexpr std::size_t turns = 8, most_together = 8;
+  /// A thread takes at most one of `turns` parts of the rest, and at most `most_together` tiles.
+  static constexpr std::size_t turns = 4, most_together = 8;
 
-  Work work_;
-  const void* context_;
-  std::size_t together_;
-  Share* shares_;
-  std::size_t threads_;
+  std::atomic<std::size_t> next_;
+  std::size_t end_;
 };
 
-#ifndef _WIN32
-/// Blocks all signals while it exists. A thread that is made meanwhile never takes a signal of the process
-/// from those that wait for it.
-class NoSignals {
+/// A worker as its callers see it.
+class Worker {
  public:
-  NoSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &found_);
+  /// How long a worker without work stays awake, as the next call may follow: about as long as waking it
+  /// takes. Milliseconds would come off the time of other libraries' work between two steps.
+  static constexpr std::chrono::microseconds patience{200};
+
+  // What the caller does, or for `wake` another worker:
+
+  /// Wants the worker; if it sleeps, somebody has to wake it.
+  void call() {
+    state_ = wanted;
+    ++calls_;
   }
-  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &found_, nullptr); }
-  NoSignals(const NoSignals&) = delete;
-  NoSignals& operator=(const NoSignals&) = delete;
+  void wake() {
+    if (!asleep_ || state_ != wanted) return;
+    [[maybe_unused]] const Elsewhere elsewhere(id_);
+    calls_.notify_one();
+  }
+  /// Ends the call: a worker that has not begun does not begin, one that has is soon done. Who gives up the
+  /// core meanwhile may get it back only after milliseconds, if another library's thread wants it too.
+  void dismiss() {
+    State found = wanted;
+    if (state_.compare_exchange_strong(found, unwanted)) return;
+    const Clock::time_point soon = Clock::now() + std::chrono::microseconds(100);
+    while (state_ != unwanted)
+      if (Clock::now() > soon) std::this_thread::yield();
+  }
+
+  // What the worker itself does:
+
+  /// Says who this worker is.
+  void introduce() { id_ = own_id(); }
+  /// Waits for a call that came after `seen`.
+  void wait(unsigned seen) {
+    const Clock::time_point bedtime = Clock::now() + patience;
+    while (calls_ == seen && Clock::now() < bedtime) std::this_thread::yield();
+    asleep_ = true;
+    calls_.wait(seen);
+    asleep_ = false;
+  }
+  unsigned calls() const { return calls_; }
+  bool begin() {
+    State found = wanted;
+    return state_.compare_exchange_strong(found, working);
+  }
+  void end() { state_ = unwanted; }
 
  private:
-  sigset_t found_;
+  enum State { unwanted, wanted, working };
+
+  std::atomic<State> state_ = unwanted;
+  std::atomic<unsigned> calls_ = 0;
+  std::atomic<bool> asleep_ = false;
+  ThreadId id_{};
 };
-#else
-struct NoSignals {};
-#endif
 
-#ifdef __linux__
-/// Keeps a sleeping thread on the processor that it ran on, so that it wakes up there. In a virtual machine
-/// Linux may take an idle processor for a preempted one and wake the thread on the caller's processor, which
-/// is busy.
-class Place {
- public:
-  Place() {
-    CPU_ZERO(&here_);
-    CPU_SET(sched_getcpu(), &here_);
-    kept_ = of(0, allowed_) && sched_setaffinity(0, sizeof here_, &here_) == 0;
-  }
-  ~Place() {
-    if (kept_ && !moved()) sched_setaffinity(0, sizeof allowed_, &allowed_);
-  }
-  Place(const Place&) = delete;
-  Place& operator=(const Place&) = delete;
-
- private:
-  static bool of(pid_t thread, cpu_set_t& processors) {
-    return sched_getaffinity(thread, sizeof processors, &processors) == 0;
-  }
-
-  /// Whether someone has meanwhile said where the thread may run, perhaps `here_` with all other threads.
-  bool moved() const {
-    cpu_set_t now, of_main_thread;
-    if (!of(0, now) || !CPU_EQUAL(&now, &here_)) return true;
-    return !CPU_EQUAL(&allowed_, &here_) && of(getpid(), of_main_thread) &&
-           CPU_EQUAL(&of_main_thread, &here_);
-  }
-
-  cpu_set_t here_, allowed_;
-  bool kept_;
-};
-#else
-struct Place {};
-#endif
-
-/// Threads that help a caller. The caller never waits for a thread that has not begun: if another library's
-/// threads hold the cores, it does all tiles itself. (The barrier at the end of an OpenMP region does wait:
-/// for milliseconds after a matrix product of OpenBLAS, whose threads go on looking for work.)
+/// Threads that help a caller. Each has a cache line of its own, on which it finds calls and tiles; nothing
+/// goes around between all of them, however many they are. The caller never waits for a thread that has not
+/// begun: if another library's threads hold the cores, it does all tiles itself. (The barrier at the end of
+/// an OpenMP region does wait: for milliseconds after a matrix product of OpenBLAS, whose threads go on
+/// looking for work.)
 class Pool {
  public:
-  /// Runs the job; returns false without doing so if the pool works for another thread.
-  bool run(Job& job) {
+  static constexpr std::size_t most_threads = 1024;
+
+  /// Does the job; returns false without doing so if the pool works for another thread.
+  bool run(const Job& job) {
     const std::unique_lock lock(caller_, std::try_to_lock);
     if (!lock) return false;
-    hire(job.threads() - 1);
+    hire(job.threads - 1);
     job_ = &job;
-    gate_ = 0;
-    ++calls_;
-    calls_.notify_all();
-    job.run(0);
-    gate_ |= closed;
-    while (gate_ != closed) std::this_thread::yield();
+    for (std::size_t i = 0; i < job.threads; ++i)
+      seats_[i].share.deal(job.tiles * i / job.threads, job.tiles * (i + 1) / job.threads);
+    const std::size_t workers = std::min(workers_, job.threads - 1);
+    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.call();
+    take_part(0);
+    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.dismiss();
     return true;
   }
 
  private:
-  /// The bit of `gate_` that is set when no more workers may enter; the bits below count the workers inside.
-  static constexpr unsigned closed = 1U << 31;
-  /// How long a worker without work stays awake; the next call often follows soon.
-  static constexpr std::chrono::microseconds patience{5000};
+  /// What a thread of a call has, on a cache line. The caller has the first seat, and is no worker.
+  struct alignas(64) Seat {
+    Share share;
+    Worker worker;
+  };
 
   void hire(std::size_t workers) {
     try {
@@ -165,34 +150,39 @@ class Pool {
     }
   }
 
-  void work(std::size_t thread) {
-    for (unsigned seen = 0;; seen = calls_) {
-      if (enter()) {
-        if (thread < job_->threads()) job_->run(thread);
-        --gate_;
+  void work(std::size_t seat) {
+    Worker& self = seats_[seat].worker;
+    self.introduce();
+    take_short_turns();
+    for (unsigned seen = 0;; seen = self.calls()) {
+      if (self.begin()) {
+        take_part(seat);
+        self.end();
       }
-      const auto bedtime = std::chrono::steady_clock::now() + patience;
-      while (calls_ == seen && std::chrono::steady_clock::now() < bedtime) std::this_thread::yield();
-      [[maybe_unused]] const Place place;
-      calls_.wait(seen);
+      self.wait(seen);
     }
   }
 
-  bool enter() {
-    unsigned inside = gate_;
-    while (inside < closed)
-      if (gate_.compare_exchange_weak(inside, inside + 1)) return true;
-    return false;
+  /// Wakes two others, which wake two others each, and works until no tile is left.
+  void take_part(std::size_t seat) {
+    for (std::size_t next = 2 * seat + 1; next <= 2 * seat + 2 && next < job_->woken; ++next)
+      seats_[next].worker.wake();
+    const std::size_t threads = job_->threads;
+    const StandardMode mode;
+    for (std::size_t i = 0; i < threads; ++i) seats_[(seat + i) % threads].share.run(*job_);
   }
 
   std::mutex caller_;
   std::size_t workers_ = 0;
-  Job* job_ = nullptr;
-  std::atomic<unsigned> gate_{closed};
-  std::atomic<unsigned> calls_{0};
+  const Job* job_ = nullptr;
+  Seat seats_[most_threads];
 };
 
 std::atomic<int> requested{1};
+
+/// Waking a thread takes its waker some 40 µs, and itself as long again. So a thread has to get so many times
+/// the least that a thread that is awake would come for.
+constexpr std::size_t least_to_wake = 16;
 
 /// Never destroyed, since its workers may outlive everything else. It takes no memory, which could fail.
 Pool& pool() {
@@ -208,15 +198,10 @@ int num_threads() { return is_forked() ? 1 : requested.load(); }
 void set_num_threads(int threads) { requested = threads; }
 
 void for_each_range(std::size_t tiles, std::size_t least, Work work, const void* context) {
-  const std::size_t threads = std::min(static_cast<std::size_t>(num_threads()), tiles / least);
-  if (threads > 1) {
-    // A pass must not fail once an earlier pass of the same step has written: without memory, no thread
-    // helps.
-    if (const std::unique_ptr<Share[]> shares{new (std::nothrow) Share[threads]}) {
-      Job job(shares.get(), threads, tiles, work, context);
-      if (pool().run(job)) return;
-    }
-  }
+  const std::size_t shares = tiles / least;
+  const std::size_t threads = std::min({static_cast<std::size_t>(num_threads()), shares, Pool::most_threads});
+  const std::size_t woken = std::min(threads, shares / least_to_wake);
+  if (threads > 1 && pool().run({threads, woken, tiles, work, context})) return;
   const StandardMode mode;
   work(context, 0, tiles);
 }

@@ -98,13 +98,13 @@ def test_threads_of_the_pool_take_no_signals() -> None:
 @on_linux
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
 def test_what_taskset_says_of_sleeping_threads_holds() -> None:
-    """Threads of the pool sleep on one processor; whoever moves them meanwhile is not overruled."""
+    """Who wakes them moves them off its own processor for a moment, and overrules nobody who has moved them."""
     code = """
     import os, subprocess, time
     import numpy as np
     import fusedstep as fs
 
-    opt, g = fs.SGD(np.ones(100_000, np.float32)), np.ones(100_000, np.float32)
+    opt, g = fs.SGD(np.ones(1_000_000, np.float32)), np.ones(1_000_000, np.float32)
     wrong = 0
     for cpu in sorted(os.sched_getaffinity(0))[:2]:
         opt.step(g)

@@ -1,8 +1,13 @@
 // Tests of threads that step tensors of their own at once, share the workers, and are forked.
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <set>
 #include <thread>
+#include <vector>
 
 #ifndef _WIN32
 #include <sys/wait.h>
@@ -11,6 +16,7 @@
 
 #include "step/factors.hpp"
 #include "step/forks.hpp"
+#include "step/parallel.hpp"
 #include "step/reduce.hpp"
 #include "support.hpp"
 
@@ -57,6 +63,48 @@ void callers_at_once() {
   for (std::thread& thread : threads) thread.join();
   for (std::uint32_t i = 0; i < callers; ++i)
     require(same_bits(found[i], expected[i]), "steps of several threads at once");
+}
+
+/// Every tile is worked on once, by no more threads than may, whether they are awake or have to be woken.
+void each_tile_once() {
+  for (const int count : {1, 2, 3, 8, 64})
+    for (const std::size_t tiles : std::vector<std::size_t>{0, 1, 2, 3, 7, 64, 1000, 4001})
+      for (const std::size_t least : std::vector<std::size_t>{1, 2, 100}) {
+        set_num_threads(count);
+        std::vector<int> times(tiles);
+        std::mutex lock;
+        std::set<std::thread::id> workers;
+        for_each_range(tiles, least, [&](std::size_t begin, std::size_t end) {
+          for (std::size_t tile = begin; tile < end; ++tile) ++times[tile];
+          const std::lock_guard guard(lock);
+          workers.insert(std::this_thread::get_id());
+        });
+        require(times == std::vector<int>(tiles, 1), "tiles of a call");
+        require(workers.size() <=
+                    std::min(static_cast<std::size_t>(count), std::max<std::size_t>(1, tiles / least)),
+                "threads of a call");
+      }
+}
+
+/// Workers come to a call whether they are awake, asleep, or were not wanted by the last one, and no others
+/// come: here a call ends only if all of its threads have begun.
+void all_threads_come() {
+  for (const std::size_t threads : std::vector<std::size_t>{8, 3, 2, 8, 2}) {
+    set_num_threads(static_cast<int>(threads));
+    std::mutex lock;
+    std::set<std::thread::id> begun;
+    const auto count = [&] {
+      const std::lock_guard guard(lock);
+      begun.insert(std::this_thread::get_id());
+      return begun.size();
+    };
+    for_each_range(1000, 1, [&](std::size_t, std::size_t) {
+      do std::this_thread::yield();
+      while (count() < threads);
+    });
+    require(begun.size() == threads, "threads that come");
+    if (threads == 2) std::this_thread::sleep_for(std::chrono::milliseconds(20));  // workers fall asleep
+  }
 }
 
 /// A forked child has no workers and does not wait for any; its parent has kept them.
@@ -114,6 +162,8 @@ void a_fork_leaves_no_lock() {
 }  // namespace
 
 void threads() {
+  each_tile_once();
+  all_threads_come();
   callers_at_once();
   one_at_a_time();
   a_fork_has_no_workers();
