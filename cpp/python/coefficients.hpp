@@ -43,7 +43,7 @@ std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup
 /// where the kernel has its name; throws std::invalid_argument for a name that the kernel lacks, and for a
 /// name with no value or with two.
 void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
-               const Changes* changes);
+               const Changes* changes, SumsOfStep* sums = nullptr);
 
 /// The 2-norm of gradients, and whether all their elements are finite.
 std::pair<double, bool> norm_of(const std::vector<Run>& runs);

@@ -192,6 +192,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("run", &NumpyPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
            py::arg("changes") = py::none(),
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
+      .def("run_and_sum", &NumpyPlan::run_and_sum, py::arg("coefficients"), py::arg("zero_gradients"),
+           py::arg("changes"), "Run the last sweep; return the sums of squares over each tensor.")
       .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
   py::class_<TorchParameters>(m, "TorchParameters", "Parameters that have a gradient, with their state.")
       .def(py::init([](const TorchPlan& plan, const py::list& parameters, const py::dict& states,

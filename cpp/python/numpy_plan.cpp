@@ -1,6 +1,7 @@
 #include "python/numpy_plan.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "python/numpy.hpp"
@@ -166,6 +167,20 @@ void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gr
   check_pinned();
   run_sweep(plan_, sweep, coefficients, zero_gradients, changes);
   if (sweep + 1 == plan_.sweeps()) release();
+}
+
+py::array_t<double> NumpyPlan::run_and_sum(const ByGroup& coefficients, bool zero_gradients,
+                                           const Changes* changes) {
+  check_pinned();
+  if (plan_.tensors().empty() && !tables_.empty())
+    throw std::invalid_argument("sums of a table's rows alone");
+  SumsOfStep& sums = plan_.sums();
+  py::array_t<double> by_tensor({plan_.tensors().size(), std::size_t{step_sums}, std::size_t{ranges}});
+  run_sweep(plan_, plan_.sweeps() - 1, coefficients, zero_gradients, changes, &sums);
+  release();
+  const std::vector<StepSums> found = sums.by_tensor();
+  std::memcpy(by_tensor.mutable_data(), found.data(), found.size() * sizeof(StepSums));
+  return by_tensor;
 }
 
 }  // namespace fusedstep

@@ -50,6 +50,9 @@ class NumpyPlan {
   /// gradients alive beyond the step.
   void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
 
+  /// Runs the last sweep, and returns the sums over each tensor, as StepSums.
+  py::array_t<double> run_and_sum(const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
+
   /// Forgets the gradients of a step, also of one that did not come to its end.
   void release();
 

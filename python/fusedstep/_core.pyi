@@ -105,6 +105,9 @@ class NumpyPlan:
         zero_gradients: bool,
         changes: Changes | None = None,
     ) -> None: ...
+    def run_and_sum(
+        self, coefficients: Sequence[_StepCoefficients | None], zero_gradients: bool, changes: Changes
+    ) -> npt.NDArray[np.float64]: ...
     def release(self) -> None: ...
 
 class TorchParameters:

@@ -26,6 +26,7 @@ from .options import StepOptions, StepResult, checked_options
 from .shares import shares_of
 from .slots import made
 from .step import Step
+from .step_norms import begun
 from .tables import Tables, TableShare
 
 
@@ -122,6 +123,7 @@ class Engine(Rule, Loads):
         clip_value: float | None = None,
         skip_nonfinite: bool = False,
         zero_grad: bool = False,
+        norms: bool = False,
     ) -> StepResult:
         """Update the parameters in place.
 
@@ -135,13 +137,14 @@ class Engine(Rule, Loads):
         clip_value: then bring every element into ``[-clip_value, clip_value]``. All this happens within the
         step and does not change the gradients. skip_nonfinite: if a gradient holds a NaN or an infinity,
         change nothing, not even `t`. zero_grad: set the gradients to 0 afterwards, also if the step was
-        skipped. loss: the loss at the parameters, for rules that need it.
+        skipped. loss: the loss at the parameters, for rules that need it. norms: also return the norms of
+        gradients, updates and weights, summed within the pass.
 
-        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
-        step was skipped. Raises TypeError or ValueError for unusable arguments, and RuntimeError while
-        another step of this optimizer runs; after an error nothing has changed.
+        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), whether the step
+        was skipped, and the `StepNorms` if asked for. Raises TypeError or ValueError for unusable arguments,
+        and RuntimeError while another step of this optimizer runs; after an error nothing has changed.
         """
-        options = scale, clip_norm, clip_value, skip_nonfinite, zero_grad
+        options = scale, clip_norm, clip_value, skip_nonfinite, zero_grad, norms
         return self.busy.run(self._step, grads, loss, options)
 
     def step_rows(
@@ -171,7 +174,7 @@ class Engine(Rule, Loads):
         with `cautious`. Returns and raises what `step` does, and raises KeyError for an unknown name, and
         ValueError unless each row is one run of memory.
         """
-        options = scale, clip_norm, clip_value, skip_nonfinite, False
+        options = scale, clip_norm, clip_value, skip_nonfinite, False, False
         return self.busy.run(self._step_rows, name, Rows(rows, grad_rows), options)
 
     def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
@@ -183,13 +186,12 @@ class Engine(Rule, Loads):
 
     def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         t = self.counts["t"] + 1
-        # Schedules come first: they are code of the user, which might change the arrays.
-        values = {group: group.at(t) for group in self.groups}
+        values = {group: group.at(t) for group in self.groups}  # first, since users' code may change arrays
         self.tensors.check_unchanged()
         gradients = self.structure.gradients(grads)
         tables, copied = self._pin(gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
-        step, changes = Step(self._plan, options), self._changes
+        step, changes = begun(self._plan, options, self.structure.tree), self._changes
         if step.result.skipped:
             if options.zero_grad:
                 set_to_zero(changes, (*gradients, *copied))
@@ -202,6 +204,8 @@ class Engine(Rule, Loads):
             share.begin(t, values[share.group], gradients)
         for table in tables:
             table.begin(t, values[table.group])
+        if options.norms:
+            self.tensors.fill()
         for p, stand_in in strided:
             stand_in[...] = p
             changes.copy(p, stand_in)
