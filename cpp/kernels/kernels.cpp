@@ -11,6 +11,7 @@
 #include "kernels/passes.hpp"
 #include "kernels/prologue.hpp"
 #include "kernels/rules.hpp"
+#include "kernels/summed.hpp"
 #include "kernels/sweep.hpp"
 #include "kernels/table.hpp"
 
@@ -48,6 +49,17 @@ void run_averaged(const double* coefficients, const double* of_average, size_t b
   [&]<size_t... slot>(std::index_sequence<slot...>) {
     sweep(fill<Decoupled<float>, float>(coefficients), rule, begin, end, static_cast<float*>(p),
           static_cast<const float*>(g), static_cast<float*>(average), static_cast<S*>(state[slot])...);
+  }(std::index_sequence_for<S...>{});
+}
+
+/// Runs one kernel, and sums squares.
+template <template <class> class Rule, class... S>
+void run_summed(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
+                void* const* state, double (*sums)[ranges][lanes]) {
+  [&]<size_t... slot>(std::index_sequence<slot...>) {
+    sweep_and_sum(fill<Decoupled<float>, float>(coefficients),
+                  fill<Rule<float>, float>(coefficients + c_rule), begin, end, sums, static_cast<float*>(p),
+                  static_cast<const float*>(g), static_cast<S*>(state[slot])...);
   }(std::index_sequence_for<S...>{});
 }
 
@@ -93,12 +105,15 @@ struct Entry {
   Kernel kernel;
 
   constexpr explicit Entry(const char* name)
-      : kernel{name, slots, Rule<double>::names, 0, false, {}, nullptr, {}} {
+      : kernel{name, slots, Rule<double>::names, 0, false, {}, nullptr, nullptr, {}} {
     parameter<float>(format_f32);
     parameter<double>(format_f64);
     parameter<BFloat16>(format_bf16);
     parameter<Float16>(format_f16);
-    if constexpr (std::is_reference_v<Parameter>) kernel.averaged = run_averaged<Rule, Slot<Taken, float>...>;
+    if constexpr (std::is_reference_v<Parameter>) {
+      kernel.averaged = run_averaged<Rule, Slot<Taken, float>...>;
+      kernel.summed = run_summed<Rule, Slot<Taken, float>...>;
+    }
     if constexpr (requires { &Rule<double>::measure; }) {
       using Added = decltype(added(&Rule<double>::measure));
       static_assert(Added::count <= max_sums, "more sums than max_sums");
@@ -166,16 +181,18 @@ static_assert(sizeof(Coupled<double>) == c_rule * sizeof(double));
 
 // Arrays are in the order of Format. float64 is not converted, since it mixes with no other format.
 extern const Table table;
-constexpr Table table = {FUSEDSTEP_ISA_NAME,
-                         kernels,
-                         sizeof kernels / sizeof *kernels,
-                         Coupled<double>::names,
-                         average(),
-                         {widen<float>, nullptr, widen<BFloat16>, widen<Float16>},
-                         {narrow<float>, nullptr, narrow<BFloat16>, narrow<Float16>},
-                         {squares<float>, squares<double>, squares<BFloat16>, squares<Float16>},
-                         {scaling<float>, scaling<double>, scaling<BFloat16>, scaling<Float16>},
-                         {row_squares<float>, row_squares<double>},
-                         {row_product<float>, row_product<double>}};
+constexpr Table table = {
+    FUSEDSTEP_ISA_NAME,
+    kernels,
+    sizeof kernels / sizeof *kernels,
+    Coupled<double>::names,
+    average(),
+    {widen<float>, nullptr, widen<BFloat16>, widen<Float16>},
+    {narrow<float>, nullptr, narrow<BFloat16>, narrow<Float16>},
+    {squares<float>, squares<double>, squares<BFloat16>, squares<Float16>},
+    {ranged_squares<float>, ranged_squares<double>, ranged_squares<BFloat16>, ranged_squares<Float16>},
+    {scaling<float>, scaling<double>, scaling<BFloat16>, scaling<Float16>},
+    {row_squares<float>, row_squares<double>},
+    {row_product<float>, row_product<double>}};
 
 }  // namespace fusedstep::FUSEDSTEP_ISA

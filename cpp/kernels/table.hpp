@@ -16,6 +16,17 @@ enum Coefficient { c_scale, c_clip, c_keep, c_l2, c_l1, c_rule };
 /// it that its step may depend on. A rule with more does not compile.
 constexpr size_t max_slots = 8, max_sums = 2;
 
+/// The number of lanes, the partial sums that each sum is made of: element i of all goes to lane i mod lanes.
+constexpr size_t lanes = 32;
+
+/// The squares that a step sums: of gradients as they are given, of the weights before the step, and of the
+/// update, the weights after it less those before it.
+enum StepSum { sum_of_gradients, sum_of_weights, sum_of_update, step_sums };
+
+/// Squares of float64 can leave its range, so numbers below 2⁻⁴⁵⁰ are summed apart, times 2⁶⁰⁰, and those
+/// from 2⁴⁵⁰ on, times 2⁻⁶⁰⁰. All other formats have numbers of the middle alone.
+enum Range { range_middle, range_small, range_large, ranges };
+
 /// Steps elements begin..end of one tensor.
 using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
                        void* const* state);
@@ -23,6 +34,10 @@ using Sweep = void (*)(const double* coefficients, size_t begin, size_t end, voi
 /// The same, and then updates the average of the parameter, which has its own coefficients.
 using AveragedSweep = void (*)(const double* coefficients, const double* of_average, size_t begin, size_t end,
                                void* p, const void* g, void* average, void* const* state);
+
+/// The same as a sweep, and adds the squares to the lanes, in double; element `begin` goes to lane 0.
+using SummedSweep = void (*)(const double* coefficients, size_t begin, size_t end, void* p, const void* g,
+                             void* const* state, double (*sums)[ranges][lanes]);
 
 /// Adds the terms of elements begin..end to the `lanes` lanes of each sum that the rule's step depends on;
 /// the first element goes to lane 0. If the terms are squares, they are those of numbers times the sum's
@@ -39,7 +54,9 @@ struct Kernel {
   // Indexed by the formats of parameter, gradient and state; last [1] with coupled decay, [0] without. Null
   // if a mix has no loop of its own.
   Sweep sweep[formats][formats][formats][2];
-  AveragedSweep averaged;  // all float32, decoupled decay; null if the rule only reads the parameter
+  // All float32, decoupled decay; null if the rule only reads the parameter.
+  AveragedSweep averaged;
+  SummedSweep summed;
   // Indexed by the format of all arrays, float32 or float64; last [1] with coupled decay. Null without sums.
   Measure measure[2][2];
 };
@@ -47,11 +64,12 @@ struct Kernel {
 /// Copies n elements from a format to float32 (widen) or back (narrow, rounding once).
 using Convert = void (*)(size_t n, const void* from, void* to);
 
-/// The number of lanes, the partial sums that each sum is made of: element i of all goes to lane i mod lanes.
-constexpr size_t lanes = 32;
-
 /// Adds the squares of factor·g to the lanes, in double; element `begin` goes to `lane`.
 using Squares = void (*)(double factor, size_t begin, size_t end, const void* g, size_t lane, double* sums);
+
+/// Adds the squares of n numbers x, or, unless y is null, of x - y, to the lanes, in double; the first goes
+/// to lane 0.
+using RangedSquares = void (*)(size_t n, const void* x, const void* y, double (*sums)[lanes]);
 
 /// g ← factor·g.
 using Scaling = void (*)(double factor, size_t begin, size_t end, void* g);
@@ -71,6 +89,7 @@ struct Table {
   const Kernel* average;  // the rule by which `averaged` sweeps update the average
   Convert widen[formats], narrow[formats];
   Squares squares[formats];
+  RangedSquares ranged_squares[formats];
   Scaling scaling[formats];
   RowSquares row_squares[2];  // for float32 and float64
   RowProduct row_product[2];

@@ -121,15 +121,15 @@ std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup
 }
 
 void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
-               const Changes* changes) {
+               const Changes* changes, SumsOfStep* sums) {
   plan.prepare(sweep, coefficients_of(plan, sweep, true, given));
-  run_prepared(plan, zero_gradients, changes);
+  run_prepared(plan, zero_gradients, changes, sums);
 }
 
-void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes) {
+void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes, SumsOfStep* sums) {
   if (changes != nullptr) changes->write_before();
   without_gil([&] {
-    plan.run(zero_gradients);
+    plan.run(zero_gradients, sums);
     if (changes != nullptr) changes->write_after();
   });
 }

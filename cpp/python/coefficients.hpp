@@ -37,7 +37,7 @@ Sweeps sweeps_of(const std::vector<std::string>& names);
 Coefficients coefficients_of(const Plan& plan, std::size_t group, const py::object& given);
 
 /// Runs a sweep that was prepared, without the GIL, and writes the changes as run_sweep does.
-void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes);
+void run_prepared(Plan& plan, bool zero_gradients, const Changes* changes, SumsOfStep* sums = nullptr);
 
 /// Measures before a sweep: returns the sums that the coefficients of tensors and rows depend on, by group.
 std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup& given);
@@ -47,7 +47,7 @@ std::vector<Measured> measure(const Plan& plan, std::size_t sweep, const ByGroup
 /// where the kernel has its name; throws std::invalid_argument for a name that the kernel lacks, and for a
 /// name with no value or with two.
 void run_sweep(Plan& plan, std::size_t sweep, const ByGroup& given, bool zero_gradients,
-               const Changes* changes);
+               const Changes* changes, SumsOfStep* sums = nullptr);
 
 /// The 2-norm of gradients, and whether all their elements are finite.
 std::pair<double, bool> norm_of(const std::vector<Run>& runs);

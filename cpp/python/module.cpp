@@ -194,6 +194,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("run", &NumpyPlan::run, py::arg("sweep"), py::arg("coefficients"), py::arg("zero_gradients"),
            py::arg("changes") = py::none(),
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
+      .def("run_and_sum", &NumpyPlan::run_and_sum, py::arg("coefficients"), py::arg("zero_gradients"),
+           py::arg("changes"), "Run the last sweep; return the sums of squares over each tensor.")
       .def("watch", &NumpyPlan::watch, py::arg("groups"),
            "Take the dictionary of hyperparameters of each group, to look at them before a step.")
       .def("settled", &NumpyPlan::settled, "Whether all groups have the hyperparameters of the last call.")

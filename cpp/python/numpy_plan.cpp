@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 #include "python/look_up.hpp"
@@ -206,6 +207,20 @@ py::object NumpyPlan::step_again(const py::list& gradients, std::int64_t t, cons
   run_prepared(plan_, zero_gradients, &changes);
   release();
   return py::make_tuple(norm);
+}
+
+py::array_t<double> NumpyPlan::run_and_sum(const ByGroup& coefficients, bool zero_gradients,
+                                           const Changes* changes) {
+  check_pinned();
+  if (plan_.tensors().empty() && !tables_.empty())
+    throw std::invalid_argument("sums of a table's rows alone");
+  SumsOfStep& sums = plan_.sums();
+  py::array_t<double> by_tensor({plan_.tensors().size(), std::size_t{step_sums}, std::size_t{ranges}});
+  run_sweep(plan_, plan_.sweeps() - 1, coefficients, zero_gradients, changes, &sums);
+  release();
+  const std::vector<StepSums> found = sums.by_tensor();
+  std::memcpy(by_tensor.mutable_data(), found.data(), found.size() * sizeof(StepSums));
+  return by_tensor;
 }
 
 }  // namespace fusedstep

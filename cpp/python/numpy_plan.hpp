@@ -67,6 +67,9 @@ class NumpyPlan {
   py::object step_again(const py::list& gradients, std::int64_t t, const GradientOptions& options,
                         bool zero_gradients, const py::dict& counts, Changes& changes);
 
+  /// Runs the last sweep, and returns the sums over each tensor, as StepSums.
+  py::array_t<double> run_and_sum(const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
+
   /// Forgets the gradients of a step, also of one that did not come to its end.
   void release();
 

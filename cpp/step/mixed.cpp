@@ -1,6 +1,7 @@
 #include "step/mixed.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "step/reduce.hpp"
 
@@ -91,6 +92,45 @@ void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& a
   sweep(table, kernel, coefficients, begin, end, of);
   sweep(table, average_kernel, of_average, begin, end,
         {.p = of.average, .g = of.p, .slots = of.average.format});
+}
+
+void add(const StepSums& sums, StepSums& total) {
+  for (std::size_t k = 0; k < step_sums; ++k)
+    for (std::size_t range = 0; range < ranges; ++range) total[k][range] += sums[k][range];
+}
+
+StepSums sweep_and_sum(const Table& table, const Kernel* kernel, const Kernel& average_kernel,
+                       const double* coefficients, const double* of_average, std::size_t begin,
+                       std::size_t end, const Operands& of) {
+  double wide[step_sums][ranges][lanes] = {};
+  const auto add_squares = [&](StepSum k, const Array& x, const void* before, std::size_t from,
+                               std::size_t n) {
+    table.ranged_squares[x.format](n, x.at(from), before, wide[k]);
+  };
+  const bool alike = of.p.format == format_f32 && of.g.format == format_f32 && of.slots == format_f32;
+  if (kernel == nullptr) {
+    add_squares(sum_of_weights, of.p, nullptr, begin, end - begin);
+  } else if (alike && of_average == nullptr && kernel->summed != nullptr && !is_coupled(coefficients)) {
+    kernel->summed(coefficients, begin, end, of.p.data, of.g.data, Addresses(of, kernel->slots).state, wide);
+  } else {
+    alignas(64) char before[block * sizeof(double)];
+    for (; begin < end; begin += block) {
+      const std::size_t n = std::min(block, end - begin);
+      add_squares(sum_of_gradients, of.g, nullptr, begin, n);
+      add_squares(sum_of_weights, of.p, nullptr, begin, n);
+      std::memcpy(before, of.p.at(begin), Run{of.p, n}.bytes());
+      if (of_average == nullptr)
+        sweep(table, *kernel, coefficients, begin, begin + n, of);
+      else
+        sweep_and_average(table, *kernel, average_kernel, coefficients, of_average, begin, begin + n, of);
+      add_squares(sum_of_update, of.p, before, begin, n);
+    }
+  }
+  StepSums sums{};
+  const std::size_t used = of.p.format == format_f64 ? ranges : 1;
+  for (std::size_t k = 0; k < step_sums; ++k)
+    for (std::size_t range = 0; range < used; ++range) sums[k][range] = add_by_halves(wide[k][range]);
+  return sums;
 }
 
 void measure(const Table& table, const Kernel& kernel, const double* coefficients, const OfSums& factors,

@@ -19,6 +19,19 @@ void sweep_and_average(const Table& table, const Kernel& kernel, const Kernel& a
                        const double* coefficients, const double* of_average, std::size_t begin,
                        std::size_t end, const Operands& of);
 
+/// The sums of squares over some elements: of each StepSum, in each Range.
+using StepSums = std::array<std::array<double, ranges>, step_sums>;
+
+/// Adds sums to a total.
+void add(const StepSums& sums, StepSums& total);
+
+/// Does the same as sweep, or, unless `of_average` is null, as sweep_and_average; without a kernel, nothing.
+/// Sums the squares of the elements, at most Tiles::size: element `begin` goes to lane 0, the
+/// others to the lanes in turn, and the lanes are added by halves.
+StepSums sweep_and_sum(const Table& table, const Kernel* kernel, const Kernel& average_kernel,
+                       const double* coefficients, const double* of_average, std::size_t begin,
+                       std::size_t end, const Operands& of);
+
 /// A number for each sum that a kernel measures.
 using OfSums = std::array<double, max_sums>;
 

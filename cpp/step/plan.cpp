@@ -37,6 +37,11 @@ std::size_t most_sweeps(const std::vector<Sweeps>& kernels) {
   return most;
 }
 
+/// Sets a gradient to 0, which is still in the cache.
+void set_to_zero(const Tensor& tensor, std::size_t begin, std::size_t end) {
+  std::memset(tensor.g.at(begin), 0, Run{tensor.g, end - begin}.bytes());
+}
+
 }  // namespace
 
 Plan::Plan(std::vector<Sweeps> kernels, std::size_t average, std::vector<Tensor> tensors)
@@ -184,7 +189,19 @@ void Plan::prepare(std::size_t sweep, std::vector<Coefficients> by_group) {
   prepared_ = {sweep, std::move(by_group), std::move(passes)};
 }
 
-void Plan::run(bool zero_gradients) noexcept {
+SumsOfStep& Plan::sums() {
+  if (!sums_) {
+    std::vector<std::size_t> sizes;
+    for (const Tensor& tensor : tensors_) sizes.push_back(tensor.size);
+    sums_.emplace(sizes);
+  }
+  std::vector<SumsOfStep::TableSize> tables;
+  for (const TableStep& table : tables_) tables.emplace_back(table.before, table.rows->size());
+  sums_->take(tables);
+  return *sums_;
+}
+
+void Plan::run(bool zero_gradients, SumsOfStep* sums) noexcept {
   const Table& table = active();
   const Kernel& average = table.kernels[average_];
   const std::size_t sweep = prepared_.sweep;
@@ -196,15 +213,26 @@ void Plan::run(bool zero_gradients) noexcept {
       sweep_and_average(table, *pass.kernel, average, pass.coefficients, pass.average, begin, end, tensor);
     else
       fusedstep::sweep(table, *pass.kernel, pass.coefficients, begin, end, tensor);
-    // The gradient is still in the cache.
-    if (zero) std::memset(tensor.g.at(begin), 0, Run{tensor.g, end - begin}.bytes());
+    if (zero) set_to_zero(tensor, begin, end);
   };
-  const Tiles& tiles = tiles_[sweep];
-  for_each_range(tiles.count(), Tiles::least_a_thread,
-                 [&](std::size_t first, std::size_t last) { tiles.for_each_run(first, last, step); });
-  for (const TableStep& of : tables_)
-    if (const Kernel* const rule = kernel(of.group, sweep))
-      of.rows->run(*rule, average, prepared_.by_group[of.group]);
+  if (sums != nullptr) {
+    sums->for_each_block([&](std::size_t i, std::size_t begin, std::size_t end) {
+      const Tensor& tensor = tensors_[i];
+      const Pass& pass = prepared_.passes[i];
+      const StepSums found =
+          sweep_and_sum(table, pass.kernel, average, pass.coefficients, pass.average, begin, end, tensor);
+      if (zero && pass.kernel != nullptr) set_to_zero(tensor, begin, end);
+      return found;
+    });
+  } else {
+    const Tiles& tiles = tiles_[sweep];
+    for_each_range(tiles.count(), Tiles::least_a_thread,
+                   [&](std::size_t first, std::size_t last) { tiles.for_each_run(first, last, step); });
+  }
+  for (std::size_t k = 0; k < tables_.size(); ++k)
+    if (const Kernel* const rule = kernel(tables_[k].group, sweep))
+      tables_[k].rows->run(*rule, average, prepared_.by_group[tables_[k].group],
+                           sums == nullptr ? nullptr : sums->rows(k));
 }
 
 std::vector<Run> Plan::gradients() const {

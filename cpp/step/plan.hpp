@@ -10,6 +10,7 @@
 #include "step/intervals.hpp"
 #include "step/mixed.hpp"
 #include "step/operands.hpp"
+#include "step/step_sums.hpp"
 #include "step/table_rows.hpp"
 #include "step/tiles.hpp"
 
@@ -72,8 +73,12 @@ class Plan {
   void prepare(std::size_t sweep, std::vector<Coefficients> by_group);
 
   /// Runs the sweep that was prepared. The last sweep also updates the averages, steps the tables' rows, and,
-  /// if `zero_gradients`, sets the gradients of tensors to 0.
-  void run(bool zero_gradients) noexcept;
+  /// if `zero_gradients`, sets the gradients of tensors to 0. With `sums`, which is for the last sweep, it
+  /// sums squares too, also of the weights that it does not step.
+  void run(bool zero_gradients, SumsOfStep* sums = nullptr) noexcept;
+
+  /// The room for the sums of the next step, kept from step to step.
+  SumsOfStep& sums();
 
   /// The gradients in the order of the tensors, with a table's rows at its place. A tensor without a gradient
   /// has a run without elements.
@@ -131,8 +136,9 @@ class Plan {
   std::size_t sweeps_;
   Prepared prepared_;
   std::vector<Tiles> tiles_;  // of each sweep, over the tensors that it stepped the last time
-  Intervals memory_;          // what the sweeps write except gradients
-  Intervals beside_;          // what else a step writes
+  std::optional<SumsOfStep> sums_;
+  Intervals memory_;  // what the sweeps write except gradients
+  Intervals beside_;  // what else a step writes
 };
 
 }  // namespace fusedstep

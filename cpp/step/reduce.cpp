@@ -39,11 +39,17 @@ double sum_of_squares(const std::vector<Run>& runs, const Tiles& tiles, double f
   return sum;
 }
 
+/// Its loops have lengths that the compiler knows, and makes vectors of.
+template <std::size_t half>
+void add_halves(double* sums) {
+  for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  if constexpr (half > 1) add_halves<half / 2>(sums);
+}
+
 }  // namespace
 
 double add_by_halves(double* sums) {
-  for (std::size_t half = lanes / 2; half > 0; half /= 2)
-    for (std::size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  add_halves<lanes / 2>(sums);
   return sums[0];
 }
 

@@ -56,14 +56,20 @@ void TableRows::measure(const Kernel& kernel, const Coefficients& coefficients, 
   });
 }
 
-void TableRows::run(const Kernel& kernel, const Kernel& average_kernel,
-                    const Coefficients& coefficients) const {
+void TableRows::run(const Kernel& kernel, const Kernel& average_kernel, const Coefficients& coefficients,
+                    StepSums* sums) const {
   const Table& table = active();
   const bool averages = average_ && !coefficients.average.empty();
   for_each_row([&](std::size_t k, const Operands& of) {
     const double* const own = coefficients.rule.data() + k * coefficients.stride;
-    if (averages)
-      sweep_and_average(table, kernel, average_kernel, own, coefficients.average.data(), 0, p_.width, of);
+    const double* const of_average = averages ? coefficients.average.data() : nullptr;
+    if (sums != nullptr)
+      for (std::size_t begin = 0; begin < p_.width; begin += Tiles::size)
+        add(sweep_and_sum(table, &kernel, average_kernel, own, of_average, begin,
+                          std::min(begin + Tiles::size, p_.width), of),
+            sums[k]);
+    else if (averages)
+      sweep_and_average(table, kernel, average_kernel, own, of_average, 0, p_.width, of);
     else
       sweep(table, kernel, own, 0, p_.width, of);
   });

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "step/coefficients.hpp"
+#include "step/mixed.hpp"
 #include "step/operands.hpp"
 #include "step/row_gradients.hpp"
 #include "step/rows.hpp"
@@ -41,8 +42,10 @@ class TableRows {
   /// Sums the terms of each touched row's elements; `values`, at first all 0, has values_of(kernel) per row.
   void measure(const Kernel& kernel, const Coefficients& coefficients, double* values) const;
 
-  /// Steps the touched rows.
-  void run(const Kernel& kernel, const Kernel& average_kernel, const Coefficients& coefficients) const;
+  /// Steps the touched rows; `sums`, unless it is null, has one item per row, at first all 0, for what is
+  /// summed.
+  void run(const Kernel& kernel, const Kernel& average_kernel, const Coefficients& coefficients,
+           StepSums* sums) const;
 
  private:
   /// Calls work(k, operands) for each touched row, the k-th one with its operands.

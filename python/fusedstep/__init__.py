@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arrays.rows import Rows
 from .engine.optimizer import Optimizer
-from .engine.options import StepResult
+from .engine.options import StepNorms, StepResult, TensorNorms
 from .gradients import clip_grad_norm, flatten, global_norm
 from .runtime import get_num_threads, info, set_num_threads, use_isa
 from .update_rules import (
@@ -42,7 +42,9 @@ __version__: str = info()["version"]
 __all__ = [
     "Optimizer",
     "Rows",
+    "StepNorms",
     "StepResult",
+    "TensorNorms",
     "averaging",
     "clip_grad_norm",
     "control",

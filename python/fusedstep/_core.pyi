@@ -121,6 +121,9 @@ class NumpyPlan:
         counts: dict[str, int],
         changes: Changes,
     ) -> tuple[float | None] | None: ...
+    def run_and_sum(
+        self, coefficients: Sequence[_StepCoefficients | None], zero_gradients: bool, changes: Changes
+    ) -> npt.NDArray[np.float64]: ...
     def release(self) -> None: ...
 
 class TorchParameters:

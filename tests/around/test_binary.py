@@ -91,7 +91,15 @@ def disassembly(functions: dict[str, str]) -> dict[tuple[str, ...], str]:
     averaged = matching(functions, r"run_averaged<{0}(\w+)")
     stepping = [rule for rule in _core.kernels() if not rule.endswith("Direction")]  # of the parameter
     assert averaged.keys() == set(itertools.product(COMPILED[platform.machine()], stepping))
-    return found | {(isa, "Averaged", rule, "float"): code for (isa, rule), code in averaged.items()}
+    summed = matching(functions, r"run_summed<{0}(\w+)")
+    assert summed.keys() == averaged.keys()
+    for key, code in matching(functions, r"sweep_and_sum<{0}Decoupled<float>, {0}(\w+)").items():
+        summed[key] += code  # a compiler may leave it a function of its own
+    return (
+        found
+        | {(isa, "Averaged", rule, "float"): code for (isa, rule), code in averaged.items()}
+        | {(isa, "Summed", rule, "float"): code for (isa, rule), code in summed.items()}
+    )
 
 
 def matching(functions: dict[str, str], pattern: str) -> dict[tuple[str, ...], str]:

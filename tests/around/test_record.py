@@ -94,7 +94,8 @@ def test_a_step_of_a_record_has_the_bits_of_a_plain_step(rule: str, opened: Open
             g["b"][2] = h["b"][2] = np.inf
         result, expected = record.step(one, g, **options), two.step(h, **options)
         assert type(result) is type(expected)
-        assert repr(result) == repr(expected)
+        assert (result.norms is None) == result.skipped
+        assert repr(result._replace(norms=None)) == repr(expected)
         assert result.skipped == (t == 4)
         assert [a.tobytes() for a in g.values()] == [a.tobytes() for a in h.values()]
         for name in ours:

@@ -98,7 +98,7 @@ def test_threads_of_the_pool_take_no_signals() -> None:
 @on_linux
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
 def test_what_taskset_says_of_sleeping_threads_holds() -> None:
-    """Who wakes them moves them off its own processor for a moment, and overrules nobody who has moved them."""
+    """Who wakes them moves them off its own processor for a moment, and overrules nobody."""
     code = """
     import os, subprocess, time
     import numpy as np

@@ -108,7 +108,7 @@ def made(rule: str, backend: Any, **options: Any) -> tuple[dict[str, Array], Opt
 def gradients() -> Iterator[dict[str, Array]]:
     rng = np.random.default_rng(5)
     while True:
-        yield {name: rng.standard_normal(p.shape, np.float32) for name, p in weights().items()}
+        yield {name: np.asarray(rng.standard_normal(p.shape, np.float32)) for name, p in weights().items()}
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

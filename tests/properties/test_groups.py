@@ -233,7 +233,7 @@ def test_steps_without_any_gradient(rule: str, backend: Any) -> None:
     for done in range(2):
         before = snapshot(opt, p)
         for _ in range(2):
-            assert step(opt, nothing(p), clip_norm=1.0) == (0.0, False)
+            assert step(opt, nothing(p), clip_norm=1.0) == fs.StepResult(0.0, skipped=False)
         after = snapshot(opt, p)
         assert opt.t == 3 * done + 2
         for i in range(len(p)):

@@ -129,9 +129,9 @@ def test_clip_norm_multiplies_gradients(backend: Any, rule: str, kind: str, maxi
         given = copied(grads)
         norm = abs(scale) * fs.global_norm(grads)
         result = run.step(grads, scale=scale, clip_norm=0.125 * (norm + EPS))
-        assert result == (norm, False)
+        assert result == fs.StepResult(norm, skipped=False)
         assert all(same_bits(g, given[name]) for name, g in grads.items())
-        assert control.step(scaled(grads, 0.125 * scale)) == (None, False)
+        assert control.step(scaled(grads, 0.125 * scale)) == fs.StepResult(None, skipped=False)
         assert_same(run, control)
 
 
@@ -196,7 +196,7 @@ def test_norm_leaves_none_out(backend: Any, rule: str) -> None:
         present = {name: g for name, g in grads.items() if g is not None}
         norm = fs.global_norm(present)
         result = run.step(grads, clip_norm=0.25 * (norm + EPS), skip_nonfinite=True)
-        assert result == (norm, False)
+        assert result == fs.StepResult(norm, skipped=False)
         assert norm == 0.0 or absent != list(SHAPES)
         control.step(grads | scaled(present, 0.25))
         assert_same(run, control)
@@ -205,10 +205,10 @@ def test_norm_leaves_none_out(backend: Any, rule: str) -> None:
 def test_grad_norm_is_none_unless_needed(backend: Any) -> None:
     grads = tensors(1)
     run = Run("Adam", backend)
-    assert run.step(grads) == (None, False)
-    assert run.step(grads, clip_value=0.1, zero_grad=False) == (None, False)
-    assert run.step(grads, skip_nonfinite=True) == (fs.global_norm(grads), False)
-    assert run.step(grads, clip_norm=1.0) == (fs.global_norm(grads), False)
+    assert run.step(grads) == fs.StepResult(None, skipped=False)
+    assert run.step(grads, clip_value=0.1, zero_grad=False) == fs.StepResult(None, skipped=False)
+    assert run.step(grads, skip_nonfinite=True) == fs.StepResult(fs.global_norm(grads), skipped=False)
+    assert run.step(grads, clip_norm=1.0) == fs.StepResult(fs.global_norm(grads), skipped=False)
     result = run.step(grads, scale=-3.0, skip_nonfinite=True)
     assert isinstance(result, fs.StepResult)
     assert type(result.grad_norm) is float
@@ -364,7 +364,7 @@ def test_skip_nonfinite(backend: Any, rule: str, kind: str) -> None:
     for t in (2, 3):
         result = run.step(tensors(t, kind), skip_nonfinite=True)
         assert result.skipped is False
-        assert result == (fs.global_norm(tensors(t, kind)), False)
+        assert result == fs.StepResult(fs.global_norm(tensors(t, kind)), skipped=False)
         control.step(tensors(t, kind))
         assert run.opt.t == t
         assert_same(run, control)
@@ -411,7 +411,7 @@ def test_without_skipping_it_spreads(rule: str, value: float) -> None:
     grads = tensors(1)
     grads["large"][_core.tile] = value
     start = copied(run.params)
-    assert run.step(grads) == (None, False)
+    assert run.step(grads) == fs.StepResult(None, skipped=False)
     assert run.opt.t == 2
     spreads = rule not in BOUNDED or math.isnan(value)
     assert np.isfinite(run.params["large"][_core.tile]) != spreads
@@ -456,7 +456,7 @@ def test_gradients_whose_norm_is_no_float64_are_not_skipped(backend: Any) -> Non
     p = np.zeros(2)
     opt = fs.SGD(p, lr=1e-300, backend=backend)
     result = opt.step(np.array([1.5e308, -1.5e308]), skip_nonfinite=True)
-    assert result == (math.inf, False)
+    assert result == fs.StepResult(math.inf, skipped=False)
     assert opt.t == 1
     assert np.array_equal(p, [-1.5e308 * 1e-300, 1.5e308 * 1e-300])
 
@@ -472,7 +472,7 @@ def test_zero_grad(backend: Any, rule: str, kind: str) -> None:
         grads = tensors(t, kind)
         grads["small"][0] = -0.0
         control.step(grads)
-        assert run.step(grads, zero_grad=True) == (None, False)
+        assert run.step(grads, zero_grad=True) == fs.StepResult(None, skipped=False)
         assert all(zero_bits(g) for g in grads.values())
         assert_same(run, control)
 
@@ -841,7 +841,7 @@ def test_all_together(rule: str, kind: str, maximize: bool) -> None:
                 skip_nonfinite=True,
                 zero_grad=True,
             )
-            assert result == (norm, broken)
+            assert result == fs.StepResult(norm, skipped=broken)
             assert all(zero_bits(g) for g in given.values())
         if broken:
             continue

@@ -378,7 +378,7 @@ def test_options_of_a_step(mix: tuple[str, str, str]) -> None:
             grads = [normal(10 * t + i, n, given) for i, n in enumerate(lengths)]
             norm = fs.global_norm(grads)
             result = opt.step(grads, clip_norm=norm / 3, clip_value=0.3, skip_nonfinite=True, zero_grad=True)
-            assert result == (norm, False)
+            assert result == fs.StepResult(norm, skipped=False)
             assert not any(unsigned(g).any() for g in grads)
         arrays = {f"p {i}": p for i, p in enumerate(params)}
         arrays |= {f"{slot} {i}": a for i, slots in opt.state.items() for slot, a in slots.items()}

@@ -118,6 +118,11 @@ class Tensors:
             check_writeable(self.names[i], self._strided[i])
         return [(self._strided[i], self.dense[i]) for i in moving]
 
+    def fill(self) -> None:
+        """Copy every strided parameter to its stand-in, also those that a step does not move."""
+        for i, p in self._strided.items():
+            self.dense[i][...] = p
+
     def views(self) -> list[Mapping[str, Array]]:
         """Return for each parameter views of its state arrays by slot, for the user."""
         return [

@@ -17,7 +17,7 @@ from ..formula.arithmetic import clamp
 from ..formula.average import average
 from ..formula.coefficients import NO_PROLOGUE, StepCoefficients
 from ..formula.kernel import Arithmetic, Array, Coefficients, Kernel, Sweep
-from .sums import measured, multiply, norm, square_sums
+from .sums import measured, multiply, norm, ranges, square_sums
 
 
 class NumpyTable:
@@ -28,7 +28,7 @@ class NumpyTable:
     ) -> None:
         """Take the kernel of a row, the array with its state, and the other arrays that a step writes."""
         self.kernel = kernel
-        self._p = p
+        self.weights = p
         self._state = state
         self._mean = mean
         self._written = [p, *state, *([] if mean is None else [mean]), *others]
@@ -41,18 +41,18 @@ class NumpyTable:
         """
         if not self._are_plain(indices, values):
             return None
-        self._rows, self.gradients = summed(indices, values.reshape(len(indices), self._width))
-        return self._rows
+        self.rows, self.gradients = summed(indices, values.reshape(len(indices), self._width))
+        return self.rows
 
     def _are_plain(self, indices: Any, values: Any) -> bool:
         return (
             type(indices) is type(values) is np.ndarray
             and indices.dtype == np.int64
             and indices.ndim == 1
-            and not ((indices < 0) | (indices >= len(self._p))).any()
+            and not ((indices < 0) | (indices >= len(self.weights))).any()
             and is_format(values.dtype)
-            and mix(values.dtype, self._p.dtype)
-            and values.shape == (len(indices), *self._p.shape[1:])
+            and mix(values.dtype, self.weights.dtype)
+            and values.shape == (len(indices), *self.weights.shape[1:])
             and not any(np.may_share_memory(values, array) for array in self._written)
         )
 
@@ -63,32 +63,36 @@ class NumpyTable:
         if measure is None:
             return (), np.empty((0, 0))
         with np.errstate(all="ignore"):
-            p, g = _prepared(before, *_wide([self._of(self._p), self.gradients]))
+            p, g = _prepared(before, *_wide([self._of(self.weights), self.gradients]))
             terms = measure(Coefficients(rule, p.dtype), p, g)
             sums = [measured(type(terms)(of_row)) for of_row in zip(*terms, strict=True)]
-        return range(len(self._rows)), np.array(sums)
+        return range(len(self.rows)), np.array(sums)
 
     def run(self, coefficients: StepCoefficients, changes: Changes) -> None:
         """Step the taken rows: add their new values to the changes."""
-        if not len(self._rows):
+        if not len(self.rows):
             return
         before, rule, after, own = coefficients
         columns: dict[str, Any] = {name: values.reshape(-1, 1) for name, values in (own or {}).items()}
-        arrays = [self._p, *self._state]
+        arrays = [self.weights, *self._state]
         p, *state = map(self._of, arrays)
         moved = _stepped(self.kernel.sweeps[-1], before, rule | columns, p, self.gradients, state)
         if self._mean is not None and after is not None:
             arrays.append(self._mean)
             moved += _stepped(average.sweeps[0], NO_PROLOGUE, after, self._of(self._mean), moved[0], [])
         for array, rows in zip(arrays, moved, strict=True):
-            changes.put(array, self._rows, rows)
+            changes.put(array, self.rows, rows)
+
+    def touched(self) -> Array:
+        """Return a copy of the taken rows, in float64."""
+        return self._of(self.weights).astype(np.float64)
 
     def release(self) -> None:
         """Forget the gradients of the rows."""
-        self._rows = self.gradients = np.empty(0)
+        self.rows = self.gradients = np.empty(0)
 
     def _of(self, array: Array) -> Array:
-        rows: Array = array[self._rows].reshape(len(self._rows), self._width)
+        rows: Array = array[self.rows].reshape(len(self.rows), self._width)
         return rows
 
 
@@ -203,6 +207,26 @@ class NumpyPlan:
         found.write()
         if last:
             self.release()
+
+    def run_and_sum(
+        self, coefficients: Sequence[StepCoefficients | None], zero_gradients: bool, changes: Changes
+    ) -> Array:
+        """Do the last sweep; return the sums of squares over each tensor."""
+        after = [memory.flat(p, like=p) for _, p, *_ in self._tensors]
+        before, gradients = [p.astype(np.float64) for p in after], self._gradients
+        tables = [(i, t.weights, zip(t.rows, t.touched(), t.gradients, strict=True)) for i, t in self._tables]
+        self.run(self.sweeps - 1, coefficients, zero_gradients, changes)
+        sums = np.zeros((len(after), 3, 3))
+        for i, (p, moved, g) in enumerate(zip(before, after, gradients, strict=True)):
+            sums[i, 1] = ranges(p)
+            if g is not None:
+                sums[i, 0] = ranges(memory.flat(g, like=g))
+                sums[i, 2] = ranges(moved.astype(np.float64) - p)
+        for i, weights, rows in tables:
+            for row, p, g in rows:
+                sums[i, 0] += ranges(g)
+                sums[i, 2] += ranges(weights[row].ravel().astype(np.float64) - p)
+        return sums
 
     def release(self) -> None:
         """Forget the gradients of a step."""

@@ -13,6 +13,7 @@ from ..formula.coefficients import UP
 from ..formula.kernel import Array, Squares
 
 BLOCK, LANES, LEAST = 4096, 32, 2.0**-900
+SMALL = 2.0**-450
 BLOCK_OF_ROWS = 64
 
 
@@ -66,6 +67,16 @@ def square_sum(x: Array) -> tuple[float, float]:
         factor = UP if total < LEAST else 1 / UP
         total = block_sum(square(factor * x))
     return total, factor
+
+
+def ranges(x: Array) -> tuple[float, float, float]:
+    """The sums of squares of numbers: those of the middle, small ones times UP, and large ones over UP."""
+    with np.errstate(all="ignore"):
+        x = x.astype(np.float64)
+        small, large = np.abs(x) < SMALL, np.abs(x) >= 1 / SMALL
+        middle = np.where(small | large, 0, x)
+        parts = middle, np.where(small, UP * x, 0), np.where(large, x / UP, 0)
+        return block_sum(square(parts[0])), block_sum(square(parts[1])), block_sum(square(parts[2]))
 
 
 def block_sum(x: Array) -> float:

@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays.structure import listed
 from ..extras import imported
 from ..formula.hyperparameters import COUNT, COUNT_OR_0, checked_number
-from ..gradients import global_norm
 from ..stateful import Loading, Loads, same
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..arrays.memory import Array
     from ..engine.engine import Engine
-    from ..engine.options import StepResult
+    from ..engine.options import StepNorms, StepResult
 
 PANELS = {"loss": "loss", "norm": "norm of gradients", "lr": "learning rate", "ratio": "update / weight"}
 
@@ -37,8 +34,8 @@ class Record(Loads):
     norm: the 2-norm of the gradients, scaled and not yet clipped. lr: the learning rate of the step, a list
     if the groups differ. ratio: the norm of the change of the weights, divided by the norm of the weights,
     about 1e-3 where training goes well; a skipped step has ``"skipped": true`` instead. Numbers that are
-    unknown or not finite are null. Each line costs a copy of the weights and one more pass over weights and
-    gradients; with ``every=10``, only every tenth step writes one.
+    unknown or not finite are null. The step sums these norms while it has the numbers, with ``norms=True``,
+    and returns them too; with ``every=10``, only every tenth step does, and writes a line.
 
     Lines are appended. The next line replaces an incomplete one that a killed process may have left. As a
     part of a `Checkpoint`, the record goes back to its length when the checkpoint was written, and the next
@@ -59,15 +56,14 @@ class Record(Loads):
         """Do a step of the optimizer and write its line; see `Optimizer.step`."""
         if (optimizer.t + 1) % self.every:
             return optimizer.step(grads, loss=loss, **options)
-        grads = listed(grads)
-        norm = global_norm(grads) * abs(options.get("scale", 1.0))
         lr = _learning_rate(optimizer)
-        before = [p.copy() for p in optimizer.structure.parameters]
-        result = optimizer.step(grads, loss=loss, **options)
-        outcome = (
-            {"skipped": True} if result.skipped else {"ratio": _ratio(before, optimizer.structure.parameters)}
-        )
-        self.write(t=optimizer.t, loss=None if loss is None else float(loss), norm=norm, lr=lr, **outcome)
+        result = optimizer.step(grads, loss=loss, **{**options, "norms": True})
+        loss = None if loss is None else float(loss)
+        if result.norms is None:
+            self.write(t=optimizer.t, loss=loss, norm=result.grad_norm, lr=lr, skipped=True)
+        else:
+            norm, ratio = result.norms.gradient, _ratio(result.norms)
+            self.write(t=optimizer.t, loss=loss, norm=norm, lr=lr, ratio=ratio)
         return result
 
     def write(self, /, **figures: Any) -> None:
@@ -126,17 +122,9 @@ def _learning_rate(optimizer: Engine) -> Any:
     return found[0] if len(set(found)) == 1 else found
 
 
-def _ratio(before: list[Array], after: list[Array]) -> float:
+def _ratio(norms: StepNorms) -> float:
     """The norm of the change, divided by the norm of the weights."""
-    with np.errstate(all="ignore"):
-        pairs = zip(before, after, strict=True)
-        change = math.hypot(*(global_norm(np.subtract(q, p, dtype=_wide(p))) for p, q in pairs))
-        norm = global_norm(before)
-    return change / norm if 0 < norm < math.inf else math.nan
-
-
-def _wide(p: Array) -> Any:
-    return np.result_type(p.dtype, np.float32)
+    return norms.update / norms.weight if 0 < norms.weight < math.inf else math.nan
 
 
 def _finite(figure: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy.typing as npt
 
 from .._core import Busy, Changes
-from ..arrays.memory import Array, set_to_zero
+from ..arrays.memory import set_to_zero
 from ..arrays.rows import Rows
 from ..arrays.storage import checked_format
 from ..arrays.structure import Groups, Params
@@ -27,7 +27,8 @@ from .options import StepOptions, StepResult, checked_options
 from .shares import shares_of
 from .slots import made
 from .step import Step
-from .tables import Tables, TableShare
+from .step_norms import begun
+from .tables import Tables
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(positional,))
@@ -124,6 +125,7 @@ class Engine(Rule, Loads):
         clip_value: float | None = None,
         skip_nonfinite: bool = False,
         zero_grad: bool = False,
+        norms: bool = False,
     ) -> StepResult:
         """Update the parameters in place.
 
@@ -137,13 +139,14 @@ class Engine(Rule, Loads):
         clip_value: then bring every element into ``[-clip_value, clip_value]``. All this happens within the
         step and does not change the gradients. skip_nonfinite: if a gradient holds a NaN or an infinity,
         change nothing, not even `t`. zero_grad: set the gradients to 0 afterwards, also if the step was
-        skipped. loss: the loss at the parameters, for rules that need it.
+        skipped. loss: the loss at the parameters, for rules that need it. norms: also return the norms of
+        gradients, updates and weights, summed within the pass.
 
-        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), and whether the
-        step was skipped. Raises TypeError or ValueError for unusable arguments, and RuntimeError while
-        another step of this optimizer runs; after an error nothing has changed.
+        Returns the norm before clipping (None unless clip_norm or skip_nonfinite needed it), whether the step
+        was skipped, and the `StepNorms` if asked for. Raises TypeError or ValueError for unusable arguments,
+        and RuntimeError while another step of this optimizer runs; after an error nothing has changed.
         """
-        options = scale, clip_norm, clip_value, skip_nonfinite, zero_grad
+        options = scale, clip_norm, clip_value, skip_nonfinite, zero_grad, norms
         return self.busy.run(self._step, grads, loss, options)
 
     def step_rows(
@@ -173,7 +176,7 @@ class Engine(Rule, Loads):
         with `cautious`. Returns and raises what `step` does, and raises KeyError for an unknown name, and
         ValueError unless each row is one run of memory.
         """
-        options = scale, clip_norm, clip_value, skip_nonfinite, False
+        options = scale, clip_norm, clip_value, skip_nonfinite, False, False
         return self.busy.run(self._step_rows, name, Rows(rows, grad_rows), options)
 
     def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
@@ -191,8 +194,7 @@ class Engine(Rule, Loads):
             gradients = self.structure.gradients(grads)
             if result := self._foresight.step(t, gradients, options):
                 return result
-        # Schedules come first: they are code of the user, which might change the arrays.
-        values = {group: group.at(t) for group in self.groups}
+        values = {group: group.at(t) for group in self.groups}  # first, since users' code may change arrays
         self.tensors.check_unchanged()
         if gradients is None:
             gradients = self.structure.gradients(grads)
@@ -206,9 +208,9 @@ class Engine(Rule, Loads):
         loss: float | None,
         options: StepOptions,
     ) -> StepResult:
-        tables, copied = self._pin(gradients, options.zero_grad)
+        tables, copied = self._tables.pin(self._plan, gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
-        step, changes = Step(self._plan, options), self._changes
+        step, changes = begun(self._plan, options, self.structure.tree), self._changes
         if step.result.skipped:
             if options.zero_grad:
                 set_to_zero(changes, (*gradients, *copied))
@@ -221,6 +223,8 @@ class Engine(Rule, Loads):
             share.begin(t, values[share.group], gradients)
         for table in tables:
             table.begin(t, values[table.group])
+        if options.norms:
+            self.tensors.fill()
         for p, stand_in in strided:
             stand_in[...] = p
             changes.copy(p, stand_in)
@@ -254,30 +258,6 @@ class Engine(Rule, Loads):
         self._changes.update(self.counts_of_rows, {table.name: t})
         step.run(self._changes)
         return step.result
-
-    def _pin(self, gradients: list[Any], zero_gradients: bool) -> tuple[list[TableShare], list[Array]]:
-        """Have the plan take the gradients; in the list, put copies in place of those that need it.
-
-        A gradient that is `Rows` goes to its table, and None takes its place. Return the shares of these
-        tables, and the originals of the copies if they are to be zeroed.
-        """
-        odd = self._plan.pin(gradients, zero_gradients)
-        if not odd:
-            return [], []
-        originals, tables = [], {}
-        for i in odd:
-            given = gradients[i]
-            if isinstance(given, Rows):
-                tables[i] = table = self._tables.of(self.tensors.names[i])
-                table.take_beside(given, self.tensors.memory, will_be_zeroed=zero_gradients)
-                gradients[i], given = None, given.values
-            else:
-                gradients[i] = self.tensors.conform(i, given, zero_gradients)
-            originals.append(given)
-        pairs = [(i, table.table) for i, table in tables.items()]
-        for i in self._plan.pin_rows(gradients, zero_gradients, pairs):
-            raise RuntimeError(f"gradient {self.tensors.names[i]!r} changed while it was read")
-        return list(tables.values()), originals if zero_gradients else []
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything that a step depends on, except the parameters and gradients.

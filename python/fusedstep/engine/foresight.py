@@ -31,19 +31,17 @@ class Foresight:
 
     def reaches(self, t: int, options: StepOptions) -> bool:
         """Whether step t may be done by `step`."""
-        return t <= self._last and not options.skip_nonfinite
+        return t <= self._last and not (options.skip_nonfinite or options.norms)
 
     def step(self, t: int, gradients: list[Any], options: StepOptions) -> StepResult | None:
         """Do step t and return its result; None if it is to be done as if nothing were known."""
         if self._plan is None:
             return None
-        scale, clip_norm, clip_value, _, zero_grad = options
-        done = self._plan.step_again(
-            gradients, t, scale, clip_norm, clip_value, zero_grad, self._counts, self._changes
-        )
+        how = options.scale, options.clip_norm, options.clip_value, options.zero_grad
+        done = self._plan.step_again(gradients, t, *how, self._counts, self._changes)
         if done is None:
             return None
-        return DONE if done[0] is None else StepResult(done[0], skipped=False)
+        return DONE if done[0] is None else StepResult(done[0], False)
 
     def look(self, t: int) -> None:
         """After step t, compute the next coefficients, if the hyperparameters are as at the step before."""

@@ -18,6 +18,30 @@ class HasNorm(Protocol):
         """Return the 2-norm of the gradients, and whether all their elements are finite."""
 
 
+class TensorNorms(NamedTuple):
+    """The 2-norms of a parameter at a step."""
+
+    gradient: float
+    """Of the scaled gradient, before clipping; 0 without one."""
+    update: float
+    """Of what the step adds to the weights: their stored values after it less those before it."""
+    weight: float
+    """Of the weights before the step."""
+
+
+class StepNorms(NamedTuple):
+    """The 2-norms that ``step(grads, norms=True)`` returns, of all parameters together and of each."""
+
+    gradient: float
+    """Of all scaled gradients, before clipping."""
+    update: float
+    """Of what the step adds to all weights."""
+    weight: float
+    """Of all weights before the step."""
+    by_tensor: Any
+    """The `TensorNorms` of each parameter, keyed like the parameters, as `state` is."""
+
+
 class StepResult(NamedTuple):
     """The result of a step."""
 
@@ -25,6 +49,8 @@ class StepResult(NamedTuple):
     """The 2-norm of the scaled gradients before clipping; None where it was not needed."""
     skipped: bool
     """Whether the step did nothing because the gradients hold a NaN or an infinity."""
+    norms: StepNorms | None = None
+    """Further norms; None unless asked for, and of a skipped step."""
 
 
 DONE = StepResult(None, False)
@@ -40,6 +66,7 @@ class StepOptions(NamedTuple):
     """Infinite if elements are not clipped."""
     skip_nonfinite: bool
     zero_grad: bool
+    norms: bool = False
 
     def result(self, plan: HasNorm) -> StepResult:
         """Return the result, with the norm, of a step that `plan` has yet to make."""
@@ -57,11 +84,11 @@ DEFAULTS = StepOptions(1.0, None, math.inf, False, False)
 
 
 def checked_options(
-    scale: Any, clip_norm: Any, clip_value: Any, skip_nonfinite: Any, zero_grad: Any
+    scale: Any, clip_norm: Any, clip_value: Any, skip_nonfinite: Any, zero_grad: Any, norms: Any
 ) -> StepOptions:
     """Return the options as numbers and bools; raise TypeError or ValueError for one that is neither."""
     plain = type(scale) is float and scale == 1
-    if plain and clip_norm is clip_value is None and skip_nonfinite is zero_grad is False:
+    if plain and clip_norm is clip_value is None and skip_nonfinite is zero_grad is norms is False:
         return DEFAULTS  # a step without options need not check them again
     return StepOptions(
         checked_number("scale", scale, REAL),
@@ -69,4 +96,5 @@ def checked_options(
         math.inf if clip_value is None else checked_number("clip_value", clip_value, LIMIT),
         checked_bool("skip_nonfinite", skip_nonfinite),
         checked_bool("zero_grad", zero_grad),
+        checked_bool("norms", norms),
     )

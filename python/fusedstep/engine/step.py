@@ -207,7 +207,9 @@ class Step:
         """
         for work in self._works:
             work.share.collect(work, changes)
-        coefficients = [work.of_last_sweep() for work in self._works]
+        self._move([work.of_last_sweep() for work in self._works], changes)
+
+    def _move(self, coefficients: Sequence[StepCoefficients], changes: Changes) -> None:
         self._plan.run(self._last, coefficients, self._options.zero_grad, changes)
 
 

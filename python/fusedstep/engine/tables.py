@@ -12,7 +12,7 @@ from .._core import Changes
 from ..arrays.memory import Array, Memory, check_array, check_writeable, rounded
 from ..arrays.rows import Rows, row_indices
 from ..arrays.tensors import Tensors, check_gradient
-from ..backends import Table
+from ..backends import Plan, Table
 from ..formula.at import At
 from ..formula.coefficients import Measured
 from ..formula.kernel import Arithmetic, Kernel
@@ -154,6 +154,32 @@ class Tables:
         check_writeable(own, p)
         table = TableShare(self._rule, self._groups[i], own, p, self._tensors.slots[i], self._make)
         return self._tables.setdefault(name, table)
+
+    def pin(
+        self, plan: Plan, gradients: list[Any], zero_gradients: bool
+    ) -> tuple[list[TableShare], list[Array]]:
+        """Have the plan take the gradients; in the list, put copies in place of those that need it.
+
+        A gradient that is `Rows` goes to its table, and None takes its place. Return the shares of these
+        tables, and the originals of the copies if they are to be zeroed.
+        """
+        odd = plan.pin(gradients, zero_gradients)
+        if not odd:
+            return [], []
+        originals, tables = [], {}
+        for i in odd:
+            given = gradients[i]
+            if isinstance(given, Rows):
+                tables[i] = table = self.of(self._tensors.names[i])
+                table.take_beside(given, self._tensors.memory, will_be_zeroed=zero_gradients)
+                gradients[i], given = None, given.values
+            else:
+                gradients[i] = self._tensors.conform(i, given, zero_gradients)
+            originals.append(given)
+        pairs = [(i, table.table) for i, table in tables.items()]
+        for i in plan.pin_rows(gradients, zero_gradients, pairs):
+            raise RuntimeError(f"gradient {self._tensors.names[i]!r} changed while it was read")
+        return list(tables.values()), originals if zero_gradients else []
 
 
 def row_kernel(rule: type[Rule], kernel: Kernel, label: str) -> Kernel:

@@ -48,18 +48,20 @@ class Measured(NamedTuple):
 
     def norms(self, of: float | Array = 1.0) -> list[Array]:
         """The roots of the sums of squares, each divided by `of` before: √sum, or a root mean square."""
-        return [
-            np.where(
-                large != 0,
-                np.sqrt((plain / UP / UP + large) / of) * UP,
-                np.where(plain != 0, np.sqrt((plain + small / UP / UP) / of), np.sqrt(small / of) / UP),
-            )
-            for plain, small, large in self._units()
-        ]
+        return [root(plain, small, large, of) for plain, small, large in self._units()]
 
     def _units(self) -> Iterator[tuple[Array, ...]]:
         each = len(self.sums) // 3
         return zip(self.sums[:each], self.sums[each : 2 * each], self.sums[2 * each :], strict=True)
+
+
+def root(plain: Array, small: Array, large: Array, of: float | Array = 1.0) -> Array:
+    """The root of sums of squares, each in parts: `small` is times 2¹²⁰⁰, `large` times 2⁻¹²⁰⁰."""
+    return np.where(
+        large != 0,
+        np.sqrt((plain / UP / UP + large) / of) * UP,
+        np.where(plain != 0, np.sqrt((plain + small / UP / UP) / of), np.sqrt(small / of) / UP),
+    )
 
 
 class Adapted(NamedTuple):
