@@ -80,8 +80,8 @@ std::vector<Coefficients> coefficients_of(const Plan& plan, std::size_t sweep, b
     if (given[group].is_none())
       throw std::invalid_argument(std::string("no coefficients for ") + compiled.name);
     const bool partial = compiled.sums > 0 && !(measured && items[group] > 0);
-    by_group[group] = coefficients_of(*kernel, plan.average_index(), items[group], partial,
-                                      StepCoefficients(given[group]));
+    by_group[group] =
+        coefficients_of(*kernel, plan.average_index(), items[group], partial, StepCoefficients(given[group]));
   }
   return by_group;
 }

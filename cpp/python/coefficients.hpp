@@ -19,9 +19,9 @@ namespace fusedstep {
 
 namespace py = pybind11;
 
-/// The coefficients of each group, None for a group without the sweep. Each is a tuple of dictionaries: those of
-/// the prologue, of the rule, of the averages or None if none are kept, and, if the rule measures, arrays of those
-/// that each tensor with a gradient or each touched row has of its own, or else None.
+/// The coefficients of each group, None for a group without the sweep. Each is a tuple of dictionaries: those
+/// of the prologue, of the rule, of the averages or None if none are kept, and, if the rule measures, arrays
+/// of those that each tensor with a gradient or each touched row has of its own, or else None.
 using ByGroup = std::vector<py::object>;
 
 /// The positions of a group's items, which are tensors or touched rows, and the sums over each item.

@@ -9,22 +9,24 @@
 namespace fusedstep {
 namespace {
 
-/// Calls function(key, value) for each entry of a group besides its parameters and their names, until one call
-/// returns false; returns whether none did.
+/// Calls function(key, value) for each entry of a group besides its parameters and their names, until one
+/// call returns false; returns whether none did.
 template <class Function>
 bool for_each_entry(const py::dict& group, const Function& function) {
   static const py::handle params = interned("params"), names = interned("param_names");
   const py::scoped_critical_section alone(group);
   PyObject *key = nullptr, *value = nullptr;
   for (Py_ssize_t next = 0; PyDict_Next(group.ptr(), &next, &key, &value) != 0;)
-    if (key != params.ptr() && key != names.ptr() && !function(py::handle(key), py::handle(value))) return false;
+    if (key != params.ptr() && key != names.ptr() && !function(py::handle(key), py::handle(value)))
+      return false;
   return true;
 }
 
 /// Whether an object is a number, a string, None, or a tuple of these.
 bool stays(py::handle object) {
   PyObject* const o = object.ptr();
-  if (o == Py_None || PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyBool_Check(o) || PyUnicode_CheckExact(o))
+  if (o == Py_None || PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyBool_Check(o) ||
+      PyUnicode_CheckExact(o))
     return true;
   if (!PyTuple_CheckExact(o)) return false;
   for (const py::handle part : py::reinterpret_borrow<py::tuple>(object))

@@ -15,8 +15,8 @@ namespace fusedstep {
 
 namespace py = pybind11;
 
-/// The entries of a dictionary that holds a group's hyperparameters. While it has the same objects, and none that
-/// can change itself, the group has the same hyperparameters.
+/// The entries of a dictionary that holds a group's hyperparameters. While it has the same objects, and none
+/// that can change itself, the group has the same hyperparameters.
 class Entries {
  public:
   Entries() = default;
@@ -30,15 +30,15 @@ class Entries {
 /// The factor that brings gradients of this norm to at most `limit`; NaN if the norm is NaN.
 double clip_coefficient(double norm, double limit);
 
-/// The coefficients of a plan's groups in the steps to come, while their hyperparameters stay as they are. They are
-/// computed for some steps at once: where other work has come between two steps, Python's first computation takes
-/// many times as long as those that follow it.
+/// The coefficients of a plan's groups in the steps to come, while their hyperparameters stay as they are.
+/// They are computed for some steps at once: where other work has come between two steps, Python's first
+/// computation takes many times as long as those that follow it.
 class Forecast {
  public:
   void forget() { groups_.clear(); }
 
-  /// Takes a group's coefficients at step `first` and the steps after it, for gradients that are neither scaled nor
-  /// clipped.
+  /// Takes a group's coefficients at step `first` and the steps after it, for gradients that are neither
+  /// scaled nor clipped.
   void set(const Plan& plan, std::size_t group, std::int64_t first, const ByGroup& steps);
 
   /// The coefficients of all groups, each at its own step; nothing if some are not known.
@@ -58,7 +58,8 @@ struct GradientOptions {
   std::optional<double> clip_norm;
   double clip_value;
 
-  /// Applies it to coefficients that were forecast; `norm` is the scaled norm of the gradients if it is to be clipped.
+  /// Applies it to coefficients that were forecast; `norm` is the scaled norm of the gradients if it is to be
+  /// clipped.
   void apply(std::vector<Coefficients>& by_group, std::optional<double> norm) const;
 };
 

@@ -19,8 +19,7 @@ double number(PyObject* value) {
 }  // namespace
 
 Fields::Fields(std::string owner, std::string_view names) : owner_(std::move(owner)) {
-  for (const std::string_view name : separate(names))
-    names_.push_back(interned(std::string(name).c_str()));
+  for (const std::string_view name : separate(names)) names_.push_back(interned(std::string(name).c_str()));
 }
 
 void Fields::place(const py::dict& values, const std::optional<py::dict>& more, bool partial,

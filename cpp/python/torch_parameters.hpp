@@ -35,10 +35,10 @@ class TorchParameters {
   using Members = std::optional<std::vector<std::size_t>>;
 
   /// The parameters are stepped by the kernel with these sweeps. `keys` are the keys, in a parameter's state,
-  /// of the tensors of the rule's slots and, last, of the average if it is kept; under `scalar_keys` there are
-  /// tensors of one element.
-  TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel,
-                  std::vector<py::str> keys, std::vector<py::str> scalar_keys, bool averaged);
+  /// of the tensors of the rule's slots and, last, of the average if it is kept; under `scalar_keys` there
+  /// are tensors of one element.
+  TorchParameters(const Exchange& exchange, const std::vector<std::string>& kernel, std::vector<py::str> keys,
+                  std::vector<py::str> scalar_keys, bool averaged);
 
   /// Looks up those of the parameters that have a gradient. `states` has a dictionary for each. Returns
   /// whether the state of all is complete.
@@ -105,7 +105,6 @@ class TorchParameters {
   bool fits(std::size_t i) const { return fits_[i]; }
   bool gradient_fits(std::size_t i) const { return tensors_[i].stepped; }
 
-  bool has_rows() const { return !rows_.empty(); }
   /// The rows of a parameter that have a gradient; null if its gradient is not rows.
   std::shared_ptr<TorchRows> rows(std::size_t i) const {
     const auto found = rows_.find(i);

@@ -147,7 +147,8 @@ void TorchPlan::forecast(std::size_t k, std::int64_t first, const ByGroup& steps
   forecast_.set(*plan_, k, first, steps);
 }
 
-bool TorchPlan::step_again(bool counted, const GradientOptions& options, const py::dict& attributes, Changes& changes) {
+bool TorchPlan::step_again(bool counted, const GradientOptions& options, const py::dict& attributes,
+                           Changes& changes) {
   check_taken();
   std::vector<std::int64_t> steps;
   for (const Remembered& group : remembered_)

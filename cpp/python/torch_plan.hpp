@@ -40,7 +40,8 @@ class TorchPlan {
     bool empty() const { return parameters.empty() && gradients.empty() && in_small_state.empty(); }
   };
 
-  /// `kind` is the class of the tensors; `increment` is the function that tells autograd that these are changed.
+  /// `kind` is the class of the tensors; `increment` is the function that tells autograd that these are
+  /// changed.
   TorchPlan(py::type kind, const std::string& average, py::function increment);
 
   const Exchange& exchange() const { return exchange_; }
@@ -56,26 +57,27 @@ class TorchPlan {
   /// The parameters of the step, in the order of its batches.
   py::list parameters() const;
 
-  /// Says that the step which was taken last had these batches, each all that was found of one group; next come
-  /// calls of remember_entries.
+  /// Says that the step which was taken last had these batches, each all that was found of one group; next
+  /// come calls of remember_entries.
   void remember(const std::vector<std::shared_ptr<TorchParameters>>& groups);
 
   /// Remembers the entries of the k-th group besides its parameters.
   void remember_entries(std::size_t k, const py::dict& group);
 
-  /// Looks up the tensors of groups, and takes them if they are those that were remembered, where they were, and
-  /// can be used as they are; otherwise returns None. `groups` has pairs of a group as torch keeps it and the list
-  /// of those of its parameters that are to be stepped. Returns for each group its first `count` scalars, which
-  /// are equal for all its parameters; and the positions of the groups whose entries are not the objects that are
-  /// remembered, or can change themselves.
+  /// Looks up the tensors of groups, and takes them if they are those that were remembered, where they were,
+  /// and can be used as they are; otherwise returns None. `groups` has pairs of a group as torch keeps it and
+  /// the list of those of its parameters that are to be stepped. Returns for each group its first `count`
+  /// scalars, which are equal for all its parameters; and the positions of the groups whose entries are not
+  /// the objects that are remembered, or can change themselves.
   py::object again(const py::list& groups, const py::dict& states, std::size_t count);
 
   /// Says which coefficients the k-th of the remembered groups will have at step `first` and after it, if its
   /// entries stay.
   void forecast(std::size_t k, std::int64_t first, const ByGroup& steps);
 
-  /// Steps the tensors that were taken again, where the coefficients of all groups were forecast: the first scalar
-  /// of each, if there is one, counts the steps. Adds to the changes this count, and the norm of the gradients under
+  /// Steps the tensors that were taken again, where the coefficients of all groups were forecast: the first
+  /// scalar of each, if there is one, counts the steps. Adds to the changes this count, and the norm of the
+  /// gradients under
   /// ``"grad_norm"`` in `attributes` if they are to be clipped. Returns whether it did so.
   bool step_again(bool counted, const GradientOptions& options, const py::dict& attributes, Changes& changes);
 
@@ -97,6 +99,16 @@ class TorchPlan {
   void release();
 
  private:
+  /// A group that may be stepped again.
+  struct Remembered {
+    std::shared_ptr<TorchParameters> parameters;
+    std::uint64_t version;
+    Entries entries;
+  };
+
+  /// Takes the gradients of the groups that are remembered; returns false if not all can be used as they are.
+  bool take_gradients();
+
   void check_taken() const;
 
   /// Whether a gradient can be used where it is; otherwise adds its position to `odd`.
@@ -114,26 +126,13 @@ class TorchPlan {
   py::function increment_;
   std::size_t average_;
   std::optional<Plan> plan_;
-  /// What the plan was made for: versions of the parameters, and the members of each batch.
-  using Known = std::vector<std::pair<std::uint64_t, TorchParameters::Members>>;
-
-  /// A group that may be stepped again.
-  struct Remembered {
-    std::shared_ptr<TorchParameters> parameters;
-    std::uint64_t version;
-    Entries entries;
-  };
-
-  /// Takes the gradients of the groups that are remembered; returns false if not all can be used as they are.
-  bool take_gradients();
-
-  std::vector<std::shared_ptr<TorchParameters>> sources_;  // of the tensors of this step
-  std::vector<Remembered> remembered_;
-  Forecast forecast_;
   Positions positions_;           // of the plan's tensors
   std::vector<Run> small_state_;  // which the plan was made for
   Intervals in_small_state_;      // the same, to search in
   std::vector<std::shared_ptr<TorchRows>> tables_;
+  std::vector<std::shared_ptr<TorchParameters>> sources_;  // of the tensors of this step
+  std::vector<Remembered> remembered_;
+  Forecast forecast_;  // of the groups that are remembered
   bool taken_ = false;
 };
 
