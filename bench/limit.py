@@ -28,7 +28,7 @@ from fusedstep.formula.kernel import Kernel
 from measure import Work
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["bench/limit.cpp", "cpp/step/forks.cpp", "cpp/step/parallel.cpp"]
+SOURCES = ["bench/limit.cpp", *(f"cpp/step/{name}.cpp" for name in ("forks", "parallel", "team"))]
 BUILD = ROOT / "build" / "bench"
 FLAGS = ["-std=c++20", "-O3", "-fopenmp-simd", "-pthread", "-shared", "-fPIC", "-Icpp"]
 

@@ -6,6 +6,7 @@
 
 #include "python/look_up.hpp"
 #include "step/dispatch.hpp"
+#include "step/team.hpp"
 
 namespace fusedstep {
 namespace {
@@ -37,7 +38,9 @@ TableStep table_step(const TorchPlan::Batch& batch, const Sweeps& sweeps, std::s
 }  // namespace
 
 TorchPlan::TorchPlan(py::type kind, const std::string& average, py::function increment)
-    : exchange_(std::move(kind)), increment_(std::move(increment)), average_(kernel_index(average)) {}
+    : exchange_(std::move(kind)), increment_(std::move(increment)), average_(kernel_index(average)) {
+  find_team("libtorch_cpu.so");
+}
 
 TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   taken_ = false;

@@ -12,6 +12,7 @@
 
 #include "step/floating_point.hpp"
 #include "step/forks.hpp"
+#include "step/team.hpp"
 #include "step/worker.hpp"
 
 namespace fusedstep {
@@ -114,7 +115,7 @@ class Worker {
 /// goes around between all of them, however many they are. The caller never waits for a thread that has not
 /// begun: if another library's threads hold the cores, it does all tiles itself. (The barrier at the end of
 /// an OpenMP region does wait: for milliseconds after a matrix product of OpenBLAS, whose threads go on
-/// looking for work.)
+/// looking for work.) Where those threads are torch's, and hold the cores only to look for work, they get it.
 class Pool {
  public:
   static constexpr std::size_t most_threads = 1024;
@@ -123,14 +124,13 @@ class Pool {
   bool run(const Job& job) {
     const std::unique_lock lock(caller_, std::try_to_lock);
     if (!lock) return false;
-    hire(job.threads - 1);
     job_ = &job;
     for (std::size_t i = 0; i < job.threads; ++i)
       seats_[i].share.deal(job.tiles * i / job.threads, job.tiles * (i + 1) / job.threads);
-    const std::size_t workers = std::min(workers_, job.threads - 1);
-    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.call();
-    take_part(0);
-    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.dismiss();
+    if (job.woken > 1 && team_is_awake())
+      run_with_team();
+    else
+      run_with_workers(job);
     return true;
   }
 
@@ -140,6 +140,24 @@ class Pool {
     Share share;
     Worker worker;
   };
+
+  void run_with_workers(const Job& job) {
+    hire(job.threads - 1);
+    const std::size_t workers = std::min(workers_, job.threads - 1);
+    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.call();
+    take_part(0);
+    for (std::size_t i = 1; i <= workers; ++i) seats_[i].worker.dismiss();
+  }
+
+  /// Each thread of the team takes the seat of a worker that is not called.
+  void run_with_team() {
+    taken_ = 0;
+    const auto work = [](void* pool) {
+      Pool& self = *static_cast<Pool*>(pool);
+      if (const std::size_t seat = self.taken_++; seat < self.job_->threads) self.take_part(seat);
+    };
+    run_in_team(work, this);
+  }
 
   void hire(std::size_t workers) {
     try {
@@ -175,6 +193,7 @@ class Pool {
   std::mutex caller_;
   std::size_t workers_ = 0;
   const Job* job_ = nullptr;
+  std::atomic<std::size_t> taken_ = 0;  // seats, by a team
   Seat seats_[most_threads];
 };
 

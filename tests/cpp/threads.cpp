@@ -10,6 +10,7 @@
 #include <vector>
 
 #ifndef _WIN32
+#include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #endif
@@ -18,6 +19,7 @@
 #include "step/forks.hpp"
 #include "step/parallel.hpp"
 #include "step/reduce.hpp"
+#include "step/team.hpp"
 #include "support.hpp"
 
 namespace fusedstep::testing {
@@ -85,6 +87,28 @@ void each_tile_once() {
                 "threads of a call");
       }
 }
+
+#if defined(__linux__) && \
+    !defined(__SANITIZE_THREAD__)  // which does not see how another runtime's threads wait
+/// The same where the threads of an OpenMP runtime may take the place of workers: right after its own work,
+/// after a rest, and while more are allowed than it has.
+void through_a_team() {
+  if (dlopen("libgomp.so.1", RTLD_LAZY) == nullptr) return;
+  find_team("libgomp.so.1");
+  for (int turn = 0; turn < 20; ++turn) {
+    std::atomic<int> came = 0;
+    team_is_awake();
+    run_in_team([](void* count) { ++*static_cast<std::atomic<int>*>(count); }, &came);
+    require(came > 0, "threads of a team");
+    if (turn % 5 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    each_tile_once();
+  }
+  find_team("nothing");
+  require(!team_is_awake(), "a team of nobody");
+}
+#else
+void through_a_team() {}
+#endif
 
 /// Workers come to a call whether they are awake, asleep, or were not wanted by the last one, and no others
 /// come: here a call ends only if all of its threads have begun.
@@ -163,6 +187,7 @@ void a_fork_leaves_no_lock() {
 
 void threads() {
   each_tile_once();
+  through_a_team();
   all_threads_come();
   callers_at_once();
   one_at_a_time();

@@ -175,6 +175,24 @@ def test_a_first_step(rule: str, backend: Any) -> None:
     at_every_event(stepping(rule, backend, steps=0, **ALL), **pace(rule, backend, 2, 17))
 
 
+@pytest.mark.parametrize("steps", [1, 2], ids=["looks ahead", "is looked at ahead"])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "zero_grad": True}], ids=["plain", "clipped"])
+@pytest.mark.parametrize("rule", ["AdamW", "Momentum"])
+def test_steps_whose_coefficients_are_computed_ahead(rule: str, options: Options, steps: int) -> None:
+    """Where nothing is put back, which would change the hyperparameters."""
+
+    def make() -> Trial:
+        run = Run(rule, "native", steps=steps)
+        grads, then = (gradients(rule, t, count=3) for t in (2, 3))
+        return Trial(
+            act=lambda: step(run.opt, grads, **options),
+            see=lambda: run.see() | flat("gradients", shown(grads)),
+            go_on=lambda: step(run.opt, then, **options),
+        )
+
+    at_every_event(make, first=steps)
+
+
 @each_kind
 def test_a_step_at_instructions(rule: str, backend: Any) -> None:
     at_every_event(stepping(rule, backend, **ALL), opcodes=True, **pace(rule, backend, 17, 97))

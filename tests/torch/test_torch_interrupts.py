@@ -128,6 +128,12 @@ def test_a_step(name: str) -> None:
     at_every_event(stepping(name, clip_norm=1.0), **pace(name, 1 if name in KINDS else 5))
 
 
+@pytest.mark.parametrize("steps", [2, 3], ids=["looks ahead", "is looked at ahead"])
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_steps_whose_coefficients_are_computed_ahead(name: str, steps: int) -> None:
+    at_every_event(stepping(name, steps=steps))
+
+
 @each_class
 def test_a_first_step(name: str) -> None:
     """Which makes the state, of two groups; with an exception that `except Exception` catches."""
