@@ -226,7 +226,7 @@ def is_foreseeable(share: Share) -> bool:
 def forecast(share: Share, steps: int) -> list[StepCoefficients]:
     """Return the coefficients of the next steps, as many as can be computed, for gradients as they come."""
     found: list[StepCoefficients] = []
-    with suppress(ArithmeticError):
+    with suppress(ArithmeticError, ValueError):  # which that step itself will raise
         for _ in range(steps):
             share.t += 1
             found.append(Work(share, 1.0, math.inf, None).of_last_sweep())
