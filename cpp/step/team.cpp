@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -48,15 +49,16 @@ std::int64_t nanoseconds(clockid_t clock) {
   return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
-/// Whether no more threads want to run now, of all processes, than there are processors. The fourth number
-/// that Linux has in this file is how many do.
+/// Whether no more threads want to run now, of all processes, than this one may have processors. The fourth
+/// number that Linux has in this file is how many do.
 bool all_have_a_core() {
   static const int file = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-  static const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  cpu_set_t allowed;
   char text[128] = {};
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return false;
   if (file < 0 || pread(file, text, sizeof text - 1, 0) <= 0) return false;
-  long running = 0;
-  return std::sscanf(text, "%*s %*s %*s %ld/", &running) == 1 && running <= processors;
+  int running = 0;
+  return std::sscanf(text, "%*s %*s %*s %d/", &running) == 1 && running <= CPU_COUNT(&allowed);
 }
 
 }  // namespace
