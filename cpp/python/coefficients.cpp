@@ -1,6 +1,7 @@
 #include "python/coefficients.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <stdexcept>
 
 #include "python/gil.hpp"

@@ -6,9 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <cstddef>
-#include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 

@@ -2,6 +2,7 @@
 
 #include <pybind11/critical_section.h>
 
+#include <cmath>
 #include <utility>
 
 #include "python/look_up.hpp"
@@ -81,12 +82,20 @@ std::optional<std::vector<Coefficients>> Forecast::at(const std::vector<std::int
   return by_group;
 }
 
-void GradientOptions::apply(std::vector<Coefficients>& by_group, std::optional<double> norm) const {
-  const double factor = clip_norm && norm ? scale * clip_coefficient(*norm, *clip_norm) : scale;
-  for (Coefficients& group : by_group) {
-    group.rule[c_scale] *= factor;  // 1, or -1 where the rule maximizes
-    group.rule[c_clip] = clip_value;
+std::optional<double> prepare_ahead(Plan& plan, std::vector<Coefficients> known,
+                                    const GradientOptions& options) {
+  std::optional<double> norm;
+  double factor = options.scale;
+  if (options.clip_norm) {
+    norm = norm_of(plan.gradients()).first * std::abs(options.scale);
+    factor *= clip_coefficient(*norm, *options.clip_norm);
   }
+  for (Coefficients& group : known) {
+    group.rule[c_scale] *= factor;  // 1, or -1 where the rule maximizes
+    group.rule[c_clip] = options.clip_value;
+  }
+  plan.prepare(0, std::move(known));
+  return norm;
 }
 
 }  // namespace fusedstep

@@ -57,10 +57,11 @@ struct GradientOptions {
   double scale;
   std::optional<double> clip_norm;
   double clip_value;
-
-  /// Applies it to coefficients that were forecast; `norm` is the scaled norm of the gradients if it is to be
-  /// clipped.
-  void apply(std::vector<Coefficients>& by_group, std::optional<double> norm) const;
 };
+
+/// Prepares the only sweep of a step whose coefficients were forecast. Returns the norm of the scaled
+/// gradients if they are to be clipped.
+std::optional<double> prepare_ahead(Plan& plan, std::vector<Coefficients> known,
+                                    const GradientOptions& options);
 
 }  // namespace fusedstep

@@ -212,8 +212,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
           py::arg("gradients"), py::arg("t"), py::arg("scale"), py::arg("clip_norm"), py::arg("clip_value"),
           py::arg("zero_gradients"), py::arg("counts"), py::arg("changes"),
           "Do step t, if the coefficients of all groups were forecast; return the norm of the scaled "
-          "gradients, "
-          "if they are clipped, in a tuple, or None if there was no step.")
+          "gradients, if they are clipped, in a tuple, or None if there was no step.")
       .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
   add_torch(m);
 

@@ -1,7 +1,6 @@
 #include "python/numpy_plan.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -196,10 +195,7 @@ py::object NumpyPlan::step_again(const py::list& gradients, std::int64_t t, cons
     if (!entries.are_of(group)) return py::none();
   auto known = forecast_.at(std::vector<std::int64_t>(watched_.size(), t));
   if (!known || !pin(gradients, zero_gradients, {}).empty()) return py::none();
-  std::optional<double> norm;
-  if (options.clip_norm) norm = this->norm().first * std::abs(options.scale);
-  options.apply(*known, norm);
-  plan_.prepare(0, *std::move(known));
+  const std::optional<double> norm = prepare_ahead(plan_, *std::move(known), options);
   static const py::handle key = interned("t");
   py::dict count;
   count[key] = t;

@@ -1,6 +1,5 @@
 #include "python/torch_plan.hpp"
 
-#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -159,10 +158,7 @@ bool TorchPlan::step_again(bool counted, const GradientOptions& options, const p
   auto known = forecast_.at(steps);
   if (!known) return false;
   static const py::handle grad_norm = interned("grad_norm");
-  std::optional<double> norm;
-  if (options.clip_norm) norm = this->norm().first * std::abs(options.scale);
-  options.apply(*known, norm);
-  plan_->prepare(0, *std::move(known));
+  const std::optional<double> norm = prepare_ahead(*plan_, *std::move(known), options);
   if (counted)
     for (std::size_t k = 0; k < steps.size(); ++k)
       remembered_[k].parameters->fill(changes, 0, {}, static_cast<double>(steps[k]));

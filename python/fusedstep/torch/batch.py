@@ -47,7 +47,6 @@ class Group:
         self._known: dict[Tensor, State] = {}
         self._keys = [form.key(slot) for slot in kernel.operands] + ([AVERAGE] if averaged else [])
         self.found = _core.TorchParameters(plan, kernel.names, self._keys, form.scalar_keys, averaged)
-        self._alike: list[Alike] = []
 
     def look(
         self,
@@ -55,8 +54,11 @@ class Group:
         parameters: list[Tensor],
         states: dict[Tensor, State],
         room: MutableMapping[Tensor, Tensor],
-    ) -> None:
-        """Look up the parameters. `h` are their hyperparameters, `room` holds the tensors for directions."""
+    ) -> list[Batch]:
+        """Look up the parameters, and divide them by all that their coefficients depend on.
+
+        `h` are their hyperparameters, `room` holds the tensors for directions.
+        """
         self.h = h
         self.new = {}
         self._known = seen = states
@@ -67,7 +69,7 @@ class Group:
             lacking = self.found.lacking()
             self._complete(lacking, seen)
             alike = self.found.alike(self.form.shared) if self.form.counted else self._by_novelty(lacking)
-        self._alike = alike
+        return [Batch(self, scalars, members) for scalars, members in alike]
 
     def _complete(self, lacking: Sequence[int], seen: Mapping[Tensor, State]) -> None:
         """Make the state that some parameters lack."""
@@ -85,10 +87,6 @@ class Group:
             return False
         self.h = settings.h
         return True
-
-    def batches(self) -> list[Batch]:
-        """The parameters, divided by their count of steps and all else that their coefficients depend on."""
-        return [Batch(self, scalars, members) for scalars, members in self._alike]
 
     def release(self) -> None:
         """Let the tensors of a step go that has not come to its end."""

@@ -84,8 +84,7 @@ class Machine:
                 if kernel.turns:
                     _check_whole(alike, all_groups)
                 group = self._group(k, form, kernel, settings.averaged)
-                group.look(settings.h, alike, states, self._room)
-                batches += group.batches()
+                batches += group.look(settings.h, alike, states, self._room)
                 k += 1
         if not batches:
             return None
