@@ -175,22 +175,37 @@ def test_a_first_step(rule: str, backend: Any) -> None:
     at_every_event(stepping(rule, backend, steps=0, **ALL), **pace(rule, backend, 2, 17))
 
 
-@pytest.mark.parametrize("steps", [1, 2], ids=["looks ahead", "is looked at ahead"])
+@pytest.mark.parametrize(("steps", "computes"), [(1, 17), (2, 0)], ids=["looks ahead", "is looked at ahead"])
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "zero_grad": True}], ids=["plain", "clipped"])
 @pytest.mark.parametrize("rule", ["AdamW", "Momentum"])
-def test_steps_whose_coefficients_are_computed_ahead(rule: str, options: Options, steps: int) -> None:
-    """Where nothing is put back, which would change the hyperparameters."""
+def test_steps_whose_coefficients_are_computed_ahead(
+    rule: str, options: Options, steps: int, computes: int
+) -> None:
+    cls: Any = fs.rules[rule]
+    computed: list[int] = []
+
+    class Watched(cls):  # type: ignore[misc]
+        @classmethod
+        def coefficients(cls, h: Any, t: int) -> Any:
+            computed.append(t)
+            return super().coefficients(h, t)
 
     def make() -> Trial:
-        run = Run(rule, "native", steps=steps)
-        grads, then = (gradients(rule, t, count=3) for t in (2, 3))
+        p = [np.ones((4, 3), np.float32), np.ones(5, np.float32)]
+        opt = Watched(p)
+        for _ in range(steps):
+            opt.step([0.5 * a for a in p])
+        grads, then = [0.25 * a for a in p], [2 * a for a in p]
+        computed.clear()
         return Trial(
-            act=lambda: step(run.opt, grads, **options),
-            see=lambda: run.see() | flat("gradients", shown(grads)),
-            go_on=lambda: step(run.opt, then, **options),
+            act=lambda: opt.step(grads, **options),
+            see=lambda: flat("p", p) | of_optimizer(opt) | flat("gradients", grads),
+            go_on=lambda: opt.step(then, **options),
         )
 
-    at_every_event(make, first=steps)
+    at_every_event(make)
+    make().act()
+    assert len(computed) == computes
 
 
 @each_kind

@@ -178,6 +178,28 @@ def test_steps_again_are_steps(name: str) -> None:
     train(made(name, clip_norm=0.5), set_options(lr=0.25))
 
 
+def test_coefficients_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 16 steps at the second, and again once they are used up or lr is another."""
+    optimizer, computed = made("AdamW", clip_norm=0.5), []
+    plain = optimizer.rule.coefficients
+
+    def coefficients(h: Any, t: int) -> Any:
+        computed.append(t)
+        return plain(h, t)
+
+    monkeypatch.setattr(optimizer.rule, "coefficients", coefficients)
+    for t in range(1, 21):
+        for p in parameters(optimizer):
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        if t == 18:
+            assert computed == list(range(1, 19))
+    assert computed == list(range(1, 36))
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    assert computed[35:] == [21]
+
+
 def test_a_scheduler_that_sets_lr_at_every_step() -> None:
     optimizer = made("AdamW")
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
