@@ -68,7 +68,7 @@ class Run:
         """What happened, and all that there is after it, one after another."""
         there = self.snapshot()
         yield f"new {self.subject.opt} of {self.subject.form}", there
-        for _ in range(self.rng.randint(1, 6)):
+        for _ in range(self.rng.randint(1, 12)):
             before = there
             event, there = self.event()
             if isinstance(there["result"], Refused):

@@ -143,6 +143,24 @@ def test_steps_ahead_are_steps(rule: str) -> None:
             np.testing.assert_array_equal(a, both[1][0][name])
 
 
+@pytest.mark.parametrize("strided", [{"w"}, {"w", "b"}], ids=len)
+def test_parameters_with_gaps(strided: set[str]) -> None:
+    """These move in stand-ins, also where the step before moved none of them."""
+    both = []
+    for backend in ("native", "numpy"):
+        p = {
+            name: np.repeat(a, 2, axis=-1)[..., ::2] if name in strided else a
+            for name, a in weights().items()
+        }
+        both.append((p, fs.Adam(p, backend=backend)))  # type: ignore[arg-type]
+    for t, g in zip(range(STEPS), gradients(), strict=False):
+        here = dict.fromkeys(g) if t % 5 == 3 else g
+        for _, opt in both:
+            opt.step(here)
+        for name, a in both[0][0].items():
+            np.testing.assert_array_equal(a, both[1][0][name])
+
+
 def test_gradients_that_can_be_read_once() -> None:
     (p, opt), (q, other) = ((w, fs.Adam(w, backend=backend)) for w, backend in lists())
     for t, g in zip(range(STEPS), gradients(), strict=False):

@@ -70,6 +70,11 @@ class Tensors:
             )
         )
 
+    @property
+    def are_dense(self) -> bool:
+        """Whether no parameter needs a stand-in."""
+        return not self._strided
+
     def check_unchanged(self) -> None:
         """Raise TypeError or ValueError if a parameter is no longer the array that it was.
 

@@ -92,7 +92,7 @@ class Engine(Rule, Loads):
         found = BACKENDS[backend]
         self._shares, operands = shares_of(type(self), self._group_of, self.tensors)
         self._plan = found.plan([share.kernel for share in self._shares], operands)
-        self._foresight = Foresight(self._plan, self._shares, self.counts, self._changes)
+        self._foresight = Foresight(self._plan, self._shares, self.tensors, self.counts, self._changes)
         self._plan_of_rows = found.plan([], [])
         self._tables = Tables(
             type(self), found.table, self.structure.parameters, self.tensors, self._group_of

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._core import Changes
+from ..arrays.tensors import Tensors
 from ..backends import Plan
 from ..backends.native import NativePlan
 from .options import DONE, StepOptions, StepResult
@@ -17,10 +18,16 @@ class Foresight:
     """The coefficients of some steps to come, which a plan has, and what they depend on."""
 
     def __init__(
-        self, plan: Plan, shares: Sequence[GroupShare], counts: dict[str, int], changes: Changes
+        self,
+        plan: Plan,
+        shares: Sequence[GroupShare],
+        tensors: Tensors,
+        counts: dict[str, int],
+        changes: Changes,
     ) -> None:
         """`counts` will count the steps, by way of the changes."""
-        self._plan = plan if isinstance(plan, NativePlan) and all(map(is_foreseeable, shares)) else None
+        known = isinstance(plan, NativePlan) and tensors.are_dense and all(map(is_foreseeable, shares))
+        self._plan = plan if known else None
         self._shares = shares
         self._counts = counts
         self._changes = changes
