@@ -12,7 +12,7 @@
 #include "python/busy.hpp"
 #include "python/changes.hpp"
 #include "python/coefficients.hpp"
-#include "python/forecast.hpp"
+#include "python/foresight.hpp"
 #include "python/gil.hpp"
 #include "python/layouts.hpp"
 #include "python/named.hpp"
@@ -167,7 +167,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "Have all that the others change be again as it is now.")
       .def("extend", &Changes::extend, py::arg("others"), "Add all changes of another object.")
       .def("write", &Changes::write, "Write all changes, in one call that no interrupt divides.");
-  py::class_<Layouts>(m, "Layouts", "Arrays that must stay where they are, with their types and shapes.")
+  py::class_<Layouts, std::shared_ptr<Layouts>>(
+      m, "Layouts", "Arrays that must stay where they are, with their types and shapes.")
       .def(py::init<std::vector<py::array>>(), py::arg("arrays"))
       .def("changed", &Layouts::changed, "The position of the first array that has changed, or None.");
   py::class_<NumpyTable, std::shared_ptr<NumpyTable>>(m, "NumpyTable",
@@ -178,8 +179,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("take", &NumpyTable::take, py::arg("indices"), py::arg("values"),
            "Take the gradients of rows; return the rows' indices, ascending, each once, or None if not "
            "usable.");
-  py::class_<NumpyPlan>(m, "NumpyPlan",
-                        "The plan of NumPy arrays: parameters and state, the same at each step.")
+  py::class_<NumpyPlan, std::shared_ptr<NumpyPlan>>(
+      m, "NumpyPlan", "The plan of NumPy arrays: parameters and state, the same at each step.")
       .def(py::init<const std::vector<std::vector<std::string>>&, const std::string&,
                     std::vector<NumpyPlan::Entry>>(),
            py::arg("kernels"), py::arg("average"), py::arg("tensors"))
@@ -196,24 +197,24 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "Run a sweep; the last sweep ends the step, and writes the changes with it.")
       .def("run_and_sum", &NumpyPlan::run_and_sum, py::arg("coefficients"), py::arg("zero_gradients"),
            py::arg("changes"), "Run the last sweep; return the sums of squares over each tensor.")
-      .def("watch", &NumpyPlan::watch, py::arg("groups"),
-           "Take the dictionary of hyperparameters of each group, to look at them before a step.")
-      .def("settled", &NumpyPlan::settled, "Whether all groups have the hyperparameters of the last call.")
-      .def("forecast", &NumpyPlan::forecast, py::arg("group"), py::arg("first"), py::arg("steps"),
+      .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
+  py::class_<Foresight>(m, "Foresight", "Steps whose coefficients are known before.")
+      .def(py::init([](std::shared_ptr<NumpyPlan> plan, std::shared_ptr<Layouts> parameters,
+                       std::vector<Structure::Form> forms_of_groups, Structure::Form form,
+                       const std::vector<py::dict>& groups, py::dict counts, std::shared_ptr<Busy> busy) {
+             return Foresight(std::move(plan), std::move(parameters),
+                              {std::move(forms_of_groups), std::move(form)}, groups, std::move(counts),
+                              std::move(busy));
+           }),
+           py::arg("plan").none(false), py::arg("parameters").none(false), py::arg("forms_of_groups"),
+           py::arg("form"), py::arg("groups"), py::arg("counts").none(false), py::arg("busy").none(false))
+      .def("settled", &Foresight::settled, "Whether all groups have the hyperparameters of the last call.")
+      .def("forecast", &Foresight::forecast, py::arg("group"), py::arg("first"), py::arg("steps"),
            "Say which coefficients a group will have at step `first` and after it.")
       .def(
-          "step_again",
-          [](NumpyPlan& plan, const py::list& gradients, std::int64_t t, double scale,
-             std::optional<double> clip_norm, double clip_value, bool zero_gradients, const py::dict& counts,
-             Changes& changes) {
-            return plan.step_again(gradients, t, {scale, clip_norm, clip_value}, zero_gradients, counts,
-                                   changes);
-          },
-          py::arg("gradients"), py::arg("t"), py::arg("scale"), py::arg("clip_norm"), py::arg("clip_value"),
-          py::arg("zero_gradients"), py::arg("counts"), py::arg("changes"),
-          "Do step t, if the coefficients of all groups were forecast; return the norm of the scaled "
-          "gradients, if they are clipped, in a tuple, or None if there was no step.")
-      .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
+          "step", &Foresight::step, py::arg("gradients"), py::arg("loss"), py::arg("options"),
+          "Do the next step, if all that it needs is known; return the norm of the scaled gradients, if they "
+          "are clipped, in a tuple, or None if there was no step.");
   add_torch(m);
 
   // Made now, since a thread that waits for another to make them would not let Python stop all threads.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
-#include "python/look_up.hpp"
 #include "python/numpy.hpp"
 #include "step/dispatch.hpp"
 
@@ -170,39 +170,13 @@ void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gr
   if (sweep + 1 == plan_.sweeps()) release();
 }
 
-void NumpyPlan::watch(const std::vector<py::dict>& groups) {
-  watched_.clear();
-  for (const py::dict& group : groups) watched_.emplace_back(group, Entries());
-}
-
-bool NumpyPlan::settled() {
-  bool same = true;
-  for (auto& [group, entries] : watched_) {
-    same = entries.are_of(group) && same;
-    entries = Entries(group);
-  }
-  if (!same) forecast_.forget();
-  return same;
-}
-
-void NumpyPlan::forecast(std::size_t group, std::int64_t first, const ByGroup& steps) {
-  forecast_.set(plan_, group, first, steps);
-}
-
-py::object NumpyPlan::step_again(const py::list& gradients, std::int64_t t, const GradientOptions& options,
-                                 bool zero_gradients, const py::dict& counts, Changes& changes) {
-  for (const auto& [group, entries] : watched_)
-    if (!entries.are_of(group)) return py::none();
-  auto known = forecast_.at(std::vector<std::int64_t>(watched_.size(), t));
-  if (!known || !pin(gradients, zero_gradients, {}).empty()) return py::none();
-  const std::optional<double> norm = prepare_ahead(plan_, *std::move(known), options);
-  static const py::handle key = interned("t");
-  py::dict count;
-  count[key] = t;
-  changes.update(counts, count);
+std::optional<double> NumpyPlan::run_known(std::vector<Coefficients> known, const GradientOptions& options,
+                                           bool zero_gradients, const Changes& changes) {
+  check_pinned();
+  const std::optional<double> norm = prepare_ahead(plan_, std::move(known), options);
   run_prepared(plan_, zero_gradients, &changes);
   release();
-  return py::make_tuple(norm);
+  return norm;
 }
 
 py::array_t<double> NumpyPlan::run_and_sum(const ByGroup& coefficients, bool zero_gradients,

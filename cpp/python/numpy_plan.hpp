@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -52,20 +51,12 @@ class NumpyPlan {
   /// gradients alive beyond the step.
   void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
 
-  /// Takes the dictionary of hyperparameters of each group, to look at them before a step.
-  void watch(const std::vector<py::dict>& groups);
+  /// Runs the only sweep, with coefficients that are known already, and writes the changes. Returns the norm
+  /// of the scaled gradients if they are to be clipped.
+  std::optional<double> run_known(std::vector<Coefficients> known, const GradientOptions& options,
+                                  bool zero_gradients, const Changes& changes);
 
-  /// Whether each group has the hyperparameters that it had at the last call.
-  bool settled();
-
-  /// Says which coefficients a group will have at step `first` and after it, if its hyperparameters stay.
-  void forecast(std::size_t group, std::int64_t first, const ByGroup& steps);
-
-  /// Does step t of gradients, one or None for each parameter, where the coefficients of all groups were
-  /// forecast and all gradients can be used as they are. Adds to the changes that `counts` has t. Returns the
-  /// norm of the scaled gradients, if they are to be clipped, in a tuple, or None if there was no step.
-  py::object step_again(const py::list& gradients, std::int64_t t, const GradientOptions& options,
-                        bool zero_gradients, const py::dict& counts, Changes& changes);
+  const Plan& plan() const { return plan_; }
 
   /// Runs the last sweep, and returns the sums over each tensor, as StepSums.
   py::array_t<double> run_and_sum(const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
@@ -95,8 +86,6 @@ class NumpyPlan {
   std::vector<Entry> entries_;
   std::vector<std::pair<std::size_t, std::shared_ptr<NumpyTable>>> tables_;  // with their positions
   bool pinned_ = false;
-  std::vector<std::pair<py::dict, Entries>> watched_;
-  Forecast forecast_;
 };
 
 }  // namespace fusedstep

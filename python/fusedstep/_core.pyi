@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -107,24 +107,29 @@ class NumpyPlan:
         zero_gradients: bool,
         changes: Changes | None = None,
     ) -> None: ...
-    def watch(self, groups: Sequence[dict[str, Any]]) -> None: ...
-    def settled(self) -> bool: ...
-    def forecast(self, group: int, first: int, steps: Sequence[_StepCoefficients]) -> None: ...
-    def step_again(
-        self,
-        gradients: list[Any],
-        t: int,
-        scale: float,
-        clip_norm: float | None,
-        clip_value: float,
-        zero_gradients: bool,
-        counts: dict[str, int],
-        changes: Changes,
-    ) -> tuple[float | None] | None: ...
     def run_and_sum(
         self, coefficients: Sequence[_StepCoefficients | None], zero_gradients: bool, changes: Changes
     ) -> npt.NDArray[np.float64]: ...
     def release(self) -> None: ...
+
+_Form: TypeAlias = int | tuple[Hashable, ...] | None
+
+class Foresight:
+    def __init__(
+        self,
+        plan: NumpyPlan,
+        parameters: Layouts,
+        forms_of_groups: Sequence[_Form],
+        form: _Form,
+        groups: Sequence[dict[str, Any]],
+        counts: dict[str, int],
+        busy: Busy,
+    ) -> None: ...
+    def settled(self) -> bool: ...
+    def forecast(self, group: int, first: int, steps: Sequence[_StepCoefficients]) -> None: ...
+    def step(
+        self, gradients: Any, loss: float | None, options: tuple[Any, ...]
+    ) -> tuple[float | None] | None: ...
 
 class TorchParameters:
     def __init__(

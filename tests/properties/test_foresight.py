@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 import fusedstep as fs
+from fusedstep.engine.step import AHEAD
 
 Array = np.ndarray[Any, Any]
 Opt = Any
 Change = Callable[[Opt, dict[str, Array], dict[str, Any]], None]
 """A change of the optimizer, of the gradients, or of the options of the step."""
 
-STEPS = 40  # more than twice as many as are computed ahead
-AT = 29
+STEPS = 2 * AHEAD + 8
+AT = AHEAD + 13
 
 
 def hyperparameter(opt: Opt, _: dict[str, Array], __: dict[str, Any]) -> None:
@@ -152,13 +153,150 @@ def test_parameters_with_gaps(strided: set[str]) -> None:
             name: np.repeat(a, 2, axis=-1)[..., ::2] if name in strided else a
             for name, a in weights().items()
         }
-        both.append((p, fs.Adam(p, backend=backend)))  # type: ignore[arg-type]
+        both.append((p, fs.Adam(p, backend=backend)))
     for t, g in zip(range(STEPS), gradients(), strict=False):
         here = dict.fromkeys(g) if t % 5 == 3 else g
         for _, opt in both:
             opt.step(here)
         for name, a in both[0][0].items():
             np.testing.assert_array_equal(a, both[1][0][name])
+
+
+class Names(dict[str, Any]):
+    """A dictionary of a user's own."""
+
+
+Tree = Any
+PLAIN: dict[str, tuple[Callable[[], Tree], Callable[[dict[str, Array]], Tree]]] = {
+    "an array": (lambda: weights()["w"], lambda g: g["w"]),
+    "a list": (lambda: [*weights().values()], lambda g: [*g.values()]),
+    "a tuple": (lambda: [*weights().values()], lambda g: (*g.values(),)),
+    "a dict in another order": (weights, lambda g: {"b": g["b"], "w": g["w"]}),
+    "groups": (lambda: in_groups(weights()), lambda g: [{"w": g["w"]}, {"b": g["b"]}]),
+    "groups, flat": (lambda: in_groups(weights()), lambda g: g),
+    "groups of sequences": (
+        lambda: [{"params": [a]} for a in weights().values()],
+        lambda g: [[a] for a in g.values()],
+    ),
+    "groups of an array": (lambda: [{"params": a} for a in weights().values()], lambda g: [*g.values()]),
+}
+"""Parameters, and gradients in forms that need no Python to be read."""
+
+UNUSUAL: dict[str, tuple[Callable[[], Tree], Callable[[dict[str, Array]], Tree]]] = {
+    "an iterator": (lambda: [*weights().values()], lambda g: iter(g.values())),
+    "a user's dictionary": (weights, Names),
+    "groups as groups": (
+        lambda: in_groups(weights()),
+        lambda g: [{"params": {name: a}} for name, a in g.items()],
+    ),
+    "groups of sequences, flat": (
+        lambda: [{"params": [a]} for a in weights().values()],
+        lambda g: iter(g.values()),
+    ),
+}
+
+
+def in_groups(p: dict[str, Array]) -> list[dict[str, Any]]:
+    return [{"params": {name: a}} for name, a in p.items()]
+
+
+class Watched(fs.Adam):
+    """It counts the coefficients that are computed."""
+
+    computed = 0
+
+    @classmethod
+    def coefficients(cls, h: Any, t: int) -> dict[str, float]:
+        Watched.computed += 1
+        return super().coefficients(h, t)
+
+
+@pytest.mark.parametrize("form", [*PLAIN, *UNUSUAL])
+def test_forms_of_gradients(form: str) -> None:
+    params, grads = (PLAIN | UNUSUAL)[form]
+    both = [Watched(params(), backend=backend) for backend in ("native", "numpy")]
+    for t, g in zip(range(STEPS), gradients(), strict=False):
+        both[1].step(grads(g), clip_norm=0.5)
+        before = Watched.computed
+        both[0].step(grads(g), clip_norm=0.5)
+        if 2 <= t < AHEAD:
+            assert (Watched.computed == before) == (form in PLAIN)
+    for a, b in zip(*(opt.structure.parameters for opt in both), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": 2, "clip_norm": 1, "clip_value": 1},
+        {"scale": np.float32(0.5), "clip_norm": np.float64(0.5)},
+        {"clip_norm": 0.0},
+        {"clip_norm": math.inf, "clip_value": math.inf},
+        {"loss": 1},
+        {"loss": math.nan},
+        {"zero_grad": np.True_},
+    ],
+    ids=str,
+)
+def test_options_of_some_type(options: dict[str, Any]) -> None:
+    both = [made("AdamW", backend) for backend in ("native", "numpy")]
+    for _, g in zip(range(STEPS), gradients(), strict=False):
+        results = [opt.step({name: a.copy() for name, a in g.items()}, **options) for _, opt in both]
+        assert results[0] == results[1]
+        for name, a in both[0][0].items():
+            np.testing.assert_array_equal(a, both[1][0][name])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"scale": math.nan}, ValueError),
+        ({"scale": math.inf}, ValueError),
+        ({"scale": 10**400}, ValueError),
+        ({"scale": True}, TypeError),
+        ({"clip_norm": -1.0}, ValueError),
+        ({"clip_norm": math.nan}, ValueError),
+        ({"clip_value": -1}, ValueError),
+        ({"clip_value": math.nan}, ValueError),
+        ({"clip_value": "1"}, TypeError),
+        ({"zero_grad": 1}, TypeError),
+        ({"skip_nonfinite": 0}, TypeError),
+        ({"norms": None}, TypeError),
+        ({"loss": "1"}, TypeError),
+        ({"loss": True}, TypeError),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_errors_then_too(options: dict[str, Any], error: type[Exception]) -> None:
+    p, opt = made("AdamW", "native")
+    for _, g in zip(range(AT), gradients(), strict=False):
+        opt.step(g)
+    before = {name: a.copy() for name, a in p.items()}
+    with pytest.raises(error, match=next(iter(options))):
+        opt.step(g, **options)
+    assert opt.t == AT
+    for name, a in p.items():
+        np.testing.assert_array_equal(a, before[name])
+
+
+def test_wrong_forms_are_errors_then_too() -> None:
+    _, opt = made("AdamW", "native")
+    for _, g in zip(range(AT), gradients(), strict=False):
+        opt.step(g)
+    for wrong in (
+        {"w": g["w"]},
+        g | {"x": g["b"]},
+        [g],
+        [{"w": g["w"]}, {}],
+        g["w"],
+        None,
+        [*g.values()] * 2,
+    ):
+        with pytest.raises((TypeError, ValueError), match="gradient"):
+            opt.step(wrong)
+    assert opt.t == AT
+    with pytest.raises(TypeError, match="array"):
+        opt.step({"w": [1.0], "b": g["b"]})
 
 
 def test_gradients_that_can_be_read_once() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from fusedstep.engine.step import AHEAD
 from tests.helpers.torch_rules import CLASSES, Optimizer, Options, Tensor, ft, options_of, torch
 
-STEPS = 40  # more than twice as many as are computed ahead
-AT = 29
+STEPS = 2 * AHEAD + 8
+AT = AHEAD + 13
 
 
 def set_options(**options: Any) -> Callable[[Optimizer], None]:
@@ -179,7 +180,7 @@ def test_steps_again_are_steps(name: str) -> None:
 
 
 def test_coefficients_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of 16 steps at the second, and again once they are used up or lr is another."""
+    """Those of some steps at the second, and again once they are used up or lr is another."""
     optimizer, computed = made("AdamW", clip_norm=0.5), []
     plain = optimizer.rule.coefficients
 
@@ -188,16 +189,16 @@ def test_coefficients_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
         return plain(h, t)
 
     monkeypatch.setattr(optimizer.rule, "coefficients", coefficients)
-    for t in range(1, 21):
+    for t in range(1, AHEAD + 5):
         for p in parameters(optimizer):
             p.grad = torch.ones_like(p)
         optimizer.step()
-        if t == 18:
-            assert computed == list(range(1, 19))
-    assert computed == list(range(1, 36))
+        if t == AHEAD + 2:
+            assert computed == list(range(1, AHEAD + 3))
+    assert computed == list(range(1, 2 * AHEAD + 4))
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.step()
-    assert computed[35:] == [21]
+    assert computed[2 * AHEAD + 3 :] == [AHEAD + 5]
 
 
 def test_a_scheduler_that_sets_lr_at_every_step() -> None:

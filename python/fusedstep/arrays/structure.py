@@ -50,6 +50,13 @@ class Structure:
             return type(tree) is dict or isinstance(tree, Mapping)  # the second question takes longer
         return is_series(tree)
 
+    @property
+    def form(self) -> int | tuple[Hashable, ...] | None:
+        """The names of a mapping, the length of a sequence; None for one array."""
+        if self.kind is np.ndarray:
+            return None
+        return len(self.names) if self.kind is Sequence else self.names
+
     def leaves(self, tree: Any) -> list[Any]:
         """Return the leaves of `tree` in this structure's order; raise an error if its structure differs."""
         if not self.fits(tree):
@@ -131,6 +138,10 @@ class Groups:
                 f"{KINDS[self._flat.kind]} over all parameters, not {type(grads).__name__}"
             )
         return self._flat.leaves(grads)
+
+    def forms(self) -> tuple[list[Any], Any]:
+        """Return the forms in which gradients come: of each group, if there are groups, and of all."""
+        return [structure.form for structure in self.groups] if self._grouped else [], self._flat.form
 
     def tree(self, leaves: list[Any]) -> Any:
         """Return the leaves, one for each parameter, keyed like the parameters."""

@@ -48,7 +48,7 @@ class Tensors:
         labels = [f"parameter {name!r}" for name in names]
         check_disjoint(zip(labels, parameters, strict=True))
         self.names = names
-        self._layouts = Layouts(self._given)
+        self.layouts = Layouts(self._given)
         self._of_subclasses = [i for i, p in enumerate(parameters) if p is not self._given[i]]
         self._dtypes = [p.dtype for p in parameters]
         self.dense: list[Array] = [dense(p) for p in parameters]
@@ -71,9 +71,9 @@ class Tensors:
         )
 
     @property
-    def are_dense(self) -> bool:
-        """Whether no parameter needs a stand-in."""
-        return not self._strided
+    def are_plain(self) -> bool:
+        """Whether no parameter needs a stand-in, or is of a subclass of NumPy's arrays."""
+        return not (self._strided or self._of_subclasses)
 
     def check_unchanged(self) -> None:
         """Raise TypeError or ValueError if a parameter is no longer the array that it was.
@@ -82,7 +82,7 @@ class Tensors:
         """
         for i in self._of_subclasses:
             self._plain[i].flags.writeable = np.ndarray.view(self._given[i], np.ndarray).flags.writeable
-        changed = self._layouts.changed()
+        changed = self.layouts.changed()
         if changed is None:
             return
         p, dtype = self._given[changed], self._dtypes[changed]

@@ -21,9 +21,9 @@ from ..formula.rule import Rule
 from ..stateful import Loading, Loads
 from . import checkpoint
 from .declaring import dataclass_transform, positional
-from .foresight import Foresight
+from .foresight import foresight_of
 from .group import Group
-from .options import StepOptions, StepResult, checked_options
+from .options import DONE, StepOptions, StepResult, checked_options
 from .shares import shares_of
 from .slots import made
 from .step import Step
@@ -92,7 +92,9 @@ class Engine(Rule, Loads):
         found = BACKENDS[backend]
         self._shares, operands = shares_of(type(self), self._group_of, self.tensors)
         self._plan = found.plan([share.kernel for share in self._shares], operands)
-        self._foresight = Foresight(self._plan, self._shares, self.tensors, self.counts, self._changes)
+        self._foresight = foresight_of(
+            self._plan, self._shares, self.tensors, self.structure, self.counts, self.busy
+        )
         self._plan_of_rows = found.plan([], [])
         self._tables = Tables(
             type(self), found.table, self.structure.parameters, self.tensors, self._group_of
@@ -181,6 +183,8 @@ class Engine(Rule, Loads):
 
     def _step(self, grads: Any, loss: float | None, options: tuple[Any, ...]) -> StepResult:
         try:
+            if self._foresight and (found := self._foresight.step(grads, loss, options)):
+                return DONE if found[0] is None else StepResult(found[0], False)
             return self._stepped(grads, loss, checked_options(*options))
         except BaseException:
             self._plan.release()  # of the gradients, which otherwise the end of the pass does
@@ -188,26 +192,9 @@ class Engine(Rule, Loads):
 
     def _stepped(self, grads: Any, loss: float | None, options: StepOptions) -> StepResult:
         t = self.counts["t"] + 1
-        gradients = None
-        if loss is None and self._foresight.reaches(t, options):
-            self.tensors.check_unchanged()
-            gradients = self.structure.gradients(grads)
-            if result := self._foresight.step(t, gradients, options):
-                return result
         values = {group: group.at(t) for group in self.groups}  # first, since users' code may change arrays
         self.tensors.check_unchanged()
-        if gradients is None:
-            gradients = self.structure.gradients(grads)
-        return self._stepped_anew(t, values, gradients, loss, options)
-
-    def _stepped_anew(
-        self,
-        t: int,
-        values: dict[Group, dict[str, Any]],
-        gradients: list[Any],
-        loss: float | None,
-        options: StepOptions,
-    ) -> StepResult:
+        gradients = self.structure.gradients(grads)
         tables, copied = self._tables.pin(self._plan, gradients, options.zero_grad)
         strided = self.tensors.strided(gradients)
         step, changes = begun(self._plan, options, self.structure.tree), self._changes
@@ -232,7 +219,7 @@ class Engine(Rule, Loads):
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         changes.update(self.counts, {"t": t})
         step.run(changes)
-        if not (tables or strided):
+        if self._foresight and not tables:
             self._foresight.look(t)
         return step.result
 

@@ -213,7 +213,7 @@ class Step:
         self._plan.run(self._last, coefficients, self._options.zero_grad, changes)
 
 
-AHEAD = 16
+AHEAD = 32
 """The number of steps whose coefficients are computed at once."""
 
 

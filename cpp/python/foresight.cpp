@@ -1,0 +1,97 @@
+#include "python/foresight.hpp"
+
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "python/look_up.hpp"
+
+namespace fusedstep {
+namespace {
+
+/// A float or an int as a number; nothing if it is none, or too large.
+std::optional<double> number_of(py::handle object) {
+  if (PyFloat_CheckExact(object.ptr())) return PyFloat_AS_DOUBLE(object.ptr());
+  if (!PyLong_CheckExact(object.ptr())) return {};
+  const double number = PyLong_AsDouble(object.ptr());
+  if (number == -1 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    return {};
+  }
+  return number;
+}
+
+struct Options {
+  GradientOptions of_gradients;
+  bool zero_gradients;
+};
+
+/// The options of a step, if they are right and such that all is known before.
+std::optional<Options> options_of(const py::tuple& given) {
+  const auto option = [&](py::ssize_t k) { return py::handle(PyTuple_GET_ITEM(given.ptr(), k)); };
+  const py::handle clip_norm = option(1), clip_value = option(2), zero = option(4);
+  const auto is = [](py::handle object, PyObject* constant) { return object.ptr() == constant; };
+  if (!is(option(3), Py_False) || !is(option(5), Py_False)) return {};  // skip_nonfinite, norms
+  if (!is(zero, Py_True) && !is(zero, Py_False)) return {};
+  const std::optional<double> scale = number_of(option(0));
+  if (!scale || !std::isfinite(*scale)) return {};
+  Options options{{*scale, {}, std::numeric_limits<double>::infinity()}, is(zero, Py_True)};
+  if (!clip_norm.is_none()) {
+    options.of_gradients.clip_norm = number_of(clip_norm);
+    if (!(options.of_gradients.clip_norm >= 0.0)) return {};
+  }
+  if (!clip_value.is_none()) {
+    const std::optional<double> limit = number_of(clip_value);
+    if (!(limit >= 0.0)) return {};
+    options.of_gradients.clip_value = *limit;
+  }
+  return options;
+}
+
+}  // namespace
+
+Foresight::Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters,
+                     Structure structure, const std::vector<py::dict>& groups, py::dict counts,
+                     std::shared_ptr<Busy> busy)
+    : plan_(std::move(plan)),
+      parameters_(std::move(parameters)),
+      structure_(std::move(structure)),
+      counts_(std::move(counts)),
+      busy_(std::move(busy)) {
+  for (const py::dict& group : groups) groups_.emplace_back(group, Entries());
+}
+
+bool Foresight::settled() {
+  bool same = true;
+  for (auto& [group, entries] : groups_) {
+    same = entries.are_of(group) && same;
+    entries = Entries(group);
+  }
+  if (!same) forecast_.forget();
+  return same;
+}
+
+void Foresight::forecast(std::size_t group, std::int64_t first, const ByGroup& steps) {
+  forecast_.set(plan_->plan(), group, first, steps);
+}
+
+py::object Foresight::step(py::handle gradients, py::handle loss, const py::tuple& options) {
+  static const py::handle key = interned("t");
+  const std::int64_t t = look_up(counts_, key).cast<std::int64_t>() + 1;
+  auto known = forecast_.at(std::vector<std::int64_t>(groups_.size(), t));
+  if (!known || options.size() != 6) return py::none();
+  const std::optional<Options> found = options_of(options);
+  if (!found || !(loss.is_none() || number_of(loss))) return py::none();
+  for (const auto& [group, entries] : groups_)
+    if (!entries.are_of(group)) return py::none();
+  const std::optional<py::list> leaves = structure_.gradients(gradients);
+  if (!leaves || parameters_->changed()) return py::none();
+  if (!plan_->pin(*leaves, found->zero_gradients, {}).empty()) return py::none();
+  py::dict count;
+  count[key] = t;
+  busy_->changes.update(counts_, count);
+  return py::make_tuple(
+      plan_->run_known(*std::move(known), found->of_gradients, found->zero_gradients, busy_->changes));
+}
+
+}  // namespace fusedstep

@@ -1,0 +1,47 @@
+// Steps of NumPy's arrays whose coefficients are known before.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "python/busy.hpp"
+#include "python/forecast.hpp"
+#include "python/layouts.hpp"
+#include "python/numpy_plan.hpp"
+#include "python/structure.hpp"
+
+namespace fusedstep {
+
+/// What an optimizer needs to do a step without Python: the plan, the coefficients of some steps to come, and
+/// all that they depend on. Where anything is not as it was, there is no step, and the engine does it.
+class Foresight {
+ public:
+  /// `groups` has each group's dictionary of hyperparameters, and `counts` the number of steps, as "t".
+  Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters, Structure structure,
+            const std::vector<py::dict>& groups, py::dict counts, std::shared_ptr<Busy> busy);
+
+  /// Whether each group has the hyperparameters that it had at the last call.
+  bool settled();
+
+  /// Says which coefficients a group will have at step `first` and after it, if its hyperparameters stay.
+  void forecast(std::size_t group, std::int64_t first, const ByGroup& steps);
+
+  /// Does the next step, by somebody who has the lock. `options` are those of Optimizer.step, unchecked, from
+  /// `scale` to `norms`. Returns the norm of the scaled gradients, or None where they are not clipped, in a
+  /// tuple; None if there was no step.
+  py::object step(py::handle gradients, py::handle loss, const py::tuple& options);
+
+ private:
+  std::shared_ptr<NumpyPlan> plan_;
+  std::shared_ptr<const Layouts> parameters_;
+  Structure structure_;
+  std::vector<std::pair<py::dict, Entries>> groups_;
+  py::dict counts_;
+  std::shared_ptr<Busy> busy_;
+  Forecast forecast_;
+};
+
+}  // namespace fusedstep
