@@ -13,7 +13,7 @@ namespace {
 /// Calls function(key, value) for each entry of a group besides its parameters and their names, until one
 /// call returns false; returns whether none did.
 template <class Function>
-bool for_each_entry(const py::dict& group, const Function& function) {
+bool for_each_entry(py::handle group, const Function& function) {
   static const py::handle params = interned("params"), names = interned("param_names");
   const py::scoped_critical_section alone(group);
   PyObject *key = nullptr, *value = nullptr;
@@ -47,7 +47,7 @@ Entries::Entries(const py::dict& group) {
   if (all_stay) keys_and_values_ = std::move(found);
 }
 
-bool Entries::are_of(const py::dict& group) const {
+bool Entries::are_of(py::handle group) const {
   if (!keys_and_values_) return false;
   const std::vector<py::object>& known = *keys_and_values_;
   std::size_t k = 0;

@@ -21,7 +21,8 @@ class Entries {
  public:
   Entries() = default;
   explicit Entries(const py::dict& group);
-  bool are_of(const py::dict& group) const;
+  /// `group` is a dictionary.
+  bool are_of(py::handle group) const;
 
  private:
   std::optional<std::vector<py::object>> keys_and_values_;  // nothing if one of them can change itself

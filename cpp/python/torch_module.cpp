@@ -83,26 +83,24 @@ void add_torch(py::module_& m) {
           py::arg("batches"),
           "Take a step's tensors; return None, or the positions of the parameters and of the gradients that "
           "are not usable as they are, and of the gradients that lie in small state.")
-      .def("remember", &TorchPlan::remember, py::arg("groups"),
+      .def("remember", &TorchPlan::remember, py::arg("groups"), py::arg("counted"), py::arg("shared"),
            "Say that the step which was taken last had one batch of each of these groups.")
       .def("remember_entries", &TorchPlan::remember_entries, py::arg("k"), py::arg("group"),
            "Remember the entries of a group.")
-      .def("again", &TorchPlan::again, py::arg("groups"), py::arg("states"), py::arg("count"),
-           "Look up and take the groups that are remembered; return the first scalars of each, and the "
-           "positions "
-           "of those with other entries, or None if other tensors are found.")
-      .def("forecast", &TorchPlan::forecast, py::arg("k"), py::arg("first"), py::arg("steps"),
-           "Say which coefficients a remembered group will have at step `first` and after it.")
+      .def("again", &TorchPlan::again, py::arg("groups"), py::arg("states"),
+           "Look up and take the groups that are remembered; return whether they are as they were.")
       .def(
           "step_again",
-          [](TorchPlan& plan, bool counted, double scale, std::optional<double> clip_norm,
-             const py::dict& attributes, Changes& changes) {
-            return plan.step_again(counted, {scale, clip_norm, HUGE_VAL}, attributes, changes);
-          },
-          py::arg("counted"), py::arg("scale"), py::arg("clip_norm"), py::arg("attributes"),
-          py::arg("changes"),
+          [](TorchPlan& plan, double scale, std::optional<double> clip_norm, const py::dict& attributes,
+             Changes& changes) { return plan.step_again({scale, clip_norm, HUGE_VAL}, attributes, changes); },
+          py::arg("scale"), py::arg("clip_norm"), py::arg("attributes"), py::arg("changes"),
           "Step what was taken again, if the coefficients of all groups were forecast; return whether it "
           "did.")
+      .def("found_again", &TorchPlan::found_again,
+           "The shared scalars of each group that was taken again, and the positions of those with other "
+           "entries.")
+      .def("forecast", &TorchPlan::forecast, py::arg("k"), py::arg("first"), py::arg("steps"),
+           "Say which coefficients a remembered group will have at step `first` and after it.")
       .def("parameters", &TorchPlan::parameters, "The parameters of the step, in the order of its batches.")
       .def("overlap", &TorchPlan::overlap, "Two positions whose parameters or state share memory, or None.")
       .def("norm", &TorchPlan::norm, "The 2-norm of the gradients.")

@@ -99,10 +99,13 @@ TorchPlan::Odd TorchPlan::take(const std::vector<Batch>& batches) {
   return odd;
 }
 
-void TorchPlan::remember(const std::vector<std::shared_ptr<TorchParameters>>& groups) {
+void TorchPlan::remember(const std::vector<std::shared_ptr<TorchParameters>>& groups, bool counted,
+                         std::size_t shared) {
   check_taken();
   remembered_.clear();
-  for (const auto& parameters : groups) remembered_.push_back({parameters, parameters->version(), {}});
+  for (const auto& parameters : groups) remembered_.push_back({parameters, parameters->version(), {}, {}});
+  counted_ = counted;
+  shared_ = shared;
 }
 
 void TorchPlan::remember_entries(std::size_t k, const py::dict& group) {
@@ -110,24 +113,32 @@ void TorchPlan::remember_entries(std::size_t k, const py::dict& group) {
   forecast_.forget();
 }
 
-py::object TorchPlan::again(const py::list& groups, const py::dict& states, std::size_t count) {
+bool TorchPlan::again(const py::list& groups, const py::dict& states) {
   release();
-  if (!plan_ || groups.empty() || groups.size() != remembered_.size()) return py::none();
-  py::list scalars, changed;
+  if (!plan_ || groups.empty() || groups.size() != remembered_.size()) return false;
   for (std::size_t k = 0; k < groups.size(); ++k) {
-    const auto& [parameters, version, entries] = remembered_[k];
+    auto& [parameters, version, group, entries] = remembered_[k];
     const py::tuple given = groups[k];
-    const py::dict group = given[0];
-    if (!parameters->look(given[1], states) || parameters->version() != version) return py::none();
-    if (!parameters->are_alike(count)) return py::none();
-    py::list own;
-    for (std::size_t i = 0; i < count; ++i) own.append(parameters->first(i));
-    scalars.append(std::move(own));
-    if (!entries.are_of(group)) changed.append(k);
+    if (!parameters->look(given[1], states) || parameters->version() != version) return false;
+    if (!parameters->are_alike(shared_)) return false;
+    group = given[0].cast<py::dict>();
   }
-  if (!take_gradients()) return py::none();
+  if (!take_gradients()) return false;
   for (const Remembered& group : remembered_) sources_.push_back(group.parameters);
-  return py::make_tuple(scalars, changed);
+  return true;
+}
+
+std::pair<std::vector<std::vector<double>>, std::vector<std::size_t>> TorchPlan::found_again() const {
+  check_taken();
+  std::vector<std::vector<double>> scalars;
+  std::vector<std::size_t> changed;
+  for (std::size_t k = 0; k < remembered_.size(); ++k) {
+    const auto& [parameters, version, group, entries] = remembered_[k];
+    std::vector<double>& own = scalars.emplace_back();
+    for (std::size_t i = 0; i < shared_; ++i) own.push_back(parameters->first(i));
+    if (!entries.are_of(group)) changed.push_back(k);
+  }
+  return {scalars, changed};
 }
 
 bool TorchPlan::take_gradients() {
@@ -149,17 +160,22 @@ void TorchPlan::forecast(std::size_t k, std::int64_t first, const ByGroup& steps
   forecast_.set(*plan_, k, first, steps);
 }
 
-bool TorchPlan::step_again(bool counted, const GradientOptions& options, const py::dict& attributes,
-                           Changes& changes) {
+bool TorchPlan::step_again(const GradientOptions& options, const py::dict& attributes, Changes& changes) {
   check_taken();
   std::vector<std::int64_t> steps;
-  for (const Remembered& group : remembered_)
-    steps.push_back(counted ? static_cast<std::int64_t>(group.parameters->first(0)) + 1 : 0);
+  for (const auto& [parameters, version, group, entries] : remembered_) {
+    if (!entries.are_of(group)) return false;
+    steps.push_back(counted_ ? static_cast<std::int64_t>(parameters->first(0)) + 1 : 0);
+  }
   auto known = forecast_.at(steps);
   if (!known) return false;
   static const py::handle grad_norm = interned("grad_norm");
+  if (!options.clip_norm) {
+    const py::object before = look_up(attributes, grad_norm);
+    if (before && !before.is_none()) return false;
+  }
   const std::optional<double> norm = prepare_ahead(*plan_, *std::move(known), options);
-  if (counted)
+  if (counted_)
     for (std::size_t k = 0; k < steps.size(); ++k)
       remembered_[k].parameters->fill(changes, 0, {}, static_cast<double>(steps[k]));
   if (norm) {
@@ -211,6 +227,7 @@ void TorchPlan::release() {
   forget_tables();
   for (const auto& parameters : sources_) parameters->release();
   sources_.clear();
+  for (Remembered& remembered : remembered_) remembered.group = {};
 }
 
 void TorchPlan::forget_tables() {

@@ -58,28 +58,31 @@ class TorchPlan {
   py::list parameters() const;
 
   /// Says that the step which was taken last had these batches, each all that was found of one group; next
-  /// come calls of remember_entries.
-  void remember(const std::vector<std::shared_ptr<TorchParameters>>& groups);
+  /// come calls of remember_entries. If steps are `counted`, the first scalar of a parameter is their number;
+  /// the first `shared` scalars are equal for all parameters of a group.
+  void remember(const std::vector<std::shared_ptr<TorchParameters>>& groups, bool counted,
+                std::size_t shared);
 
   /// Remembers the entries of the k-th group besides its parameters.
   void remember_entries(std::size_t k, const py::dict& group);
 
   /// Looks up the tensors of groups, and takes them if they are those that were remembered, where they were,
-  /// and can be used as they are; otherwise returns None. `groups` has pairs of a group as torch keeps it and
-  /// the list of those of its parameters that are to be stepped. Returns for each group its first `count`
-  /// scalars, which are equal for all its parameters; and the positions of the groups whose entries are not
-  /// the objects that are remembered, or can change themselves.
-  py::object again(const py::list& groups, const py::dict& states, std::size_t count);
+  /// and can be used as they are; returns whether it did so. `groups` has pairs of a group as torch keeps it
+  /// and the list of those of its parameters that are to be stepped.
+  bool again(const py::list& groups, const py::dict& states);
+
+  /// Steps the tensors that were taken again, where the coefficients of all groups were forecast and their
+  /// entries have stayed. Adds to the changes the count of steps, and the norm of the gradients under
+  /// ``"grad_norm"`` in `attributes` if they are to be clipped. Returns whether it did so.
+  bool step_again(const GradientOptions& options, const py::dict& attributes, Changes& changes);
+
+  /// Of the groups that were taken again, the shared scalars of each; and the positions of the groups whose
+  /// entries are not the objects that are remembered, or can change themselves.
+  std::pair<std::vector<std::vector<double>>, std::vector<std::size_t>> found_again() const;
 
   /// Says which coefficients the k-th of the remembered groups will have at step `first` and after it, if its
   /// entries stay.
   void forecast(std::size_t k, std::int64_t first, const ByGroup& steps);
-
-  /// Steps the tensors that were taken again, where the coefficients of all groups were forecast: the first
-  /// scalar of each, if there is one, counts the steps. Adds to the changes this count, and the norm of the
-  /// gradients under
-  /// ``"grad_norm"`` in `attributes` if they are to be clipped. Returns whether it did so.
-  bool step_again(bool counted, const GradientOptions& options, const py::dict& attributes, Changes& changes);
 
   /// Two positions whose parameters or state share memory; nothing if there are none.
   std::optional<std::pair<Position, Position>> overlap() const;
@@ -103,6 +106,7 @@ class TorchPlan {
   struct Remembered {
     std::shared_ptr<TorchParameters> parameters;
     std::uint64_t version;
+    py::object group;  // while it is stepped
     Entries entries;
   };
 
@@ -132,7 +136,9 @@ class TorchPlan {
   std::vector<std::shared_ptr<TorchRows>> tables_;
   std::vector<std::shared_ptr<TorchParameters>> sources_;  // of the tensors of this step
   std::vector<Remembered> remembered_;
-  Forecast forecast_;  // of the groups that are remembered
+  bool counted_ = false;    // whether the parameters that are remembered count their steps
+  std::size_t shared_ = 0;  // the number of their shared scalars
+  Forecast forecast_;       // of the groups that are remembered
   bool taken_ = false;
 };
 

@@ -165,13 +165,12 @@ class Fused(torch.optim.Optimizer):
         scale = 1.0 if factor is None else 1 / number(factor)
         machine, clip = self._machine, self.clip_norm
         try:
-            loan = machine.taken_again(groups, self.state, self._settings)
+            again = machine.plan.again(groups, self.state)
+            if again and machine.plan.step_again(scale, clip, of_scaler, machine.changes):
+                return
+            loan = machine.taken_again(groups, self._settings) if again else None
             if loan is None:
                 loan = machine.taken(groups, self.state, self._settings, self._form(), self.param_groups)
-            elif (clip is not None or self.grad_norm is None) and machine.plan.step_again(
-                self.counted, scale, clip, of_scaler, machine.changes
-            ):
-                return
             if loan is None:
                 self.grad_norm = None if clip is None else 0.0
                 return

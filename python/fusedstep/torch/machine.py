@@ -42,18 +42,13 @@ class Machine:
         self._settled = False
         """Whether the last step was as the one before it, but for gradients and t, and the next may be."""
 
-    def taken_again(
-        self, groups: GroupsOf, states: dict[Tensor, State], settings_of: SettingsOf
-    ) -> Loan | None:
-        """The tensors of the last step, if these groups still have the same ones; else None."""
+    def taken_again(self, groups: GroupsOf, settings_of: SettingsOf) -> Loan | None:
+        """The tensors that the plan has taken again, if they are to be stepped alike; else None."""
         loan = self._loan
         if loan is None:
             return None
         batches = loan.batches
-        found = self.plan.again(groups, states, batches[0].group.form.shared)
-        if found is None:
-            return None
-        scalars, changed = found
+        scalars, changed = self.plan.found_again()
         self._settled = not changed and all(map(is_foreseeable, batches))
         for k in changed:
             if not batches[k].group.follows(settings_of(groups[k][0])):
@@ -91,7 +86,7 @@ class Machine:
         loan = Loan(batches, partial(labels_of, all_groups))
         loan.take(self.plan)
         if len(batches) == len(groups) and loan.is_plain:
-            self.plan.remember([batch.found for batch in batches])
+            self.plan.remember([batch.found for batch in batches], form.counted, form.shared)
             for k, (entries, _) in enumerate(groups):
                 self.plan.remember_entries(k, entries)
             self._loan = loan
