@@ -71,31 +71,38 @@ void Forecast::set(const Plan& plan, std::size_t group, std::int64_t first, cons
   groups_[group] = {first, std::move(known)};
 }
 
-std::optional<std::vector<Coefficients>> Forecast::at(const std::vector<std::int64_t>& steps) const {
-  if (groups_.size() != steps.size()) return {};
-  std::vector<Coefficients> by_group;
+bool Forecast::has(const std::vector<std::int64_t>& steps) const {
+  if (groups_.size() != steps.size()) return false;
   for (std::size_t k = 0; k < steps.size(); ++k) {
     const std::int64_t ahead = steps[k] - groups_[k].first;
-    if (ahead < 0 || ahead >= static_cast<std::int64_t>(groups_[k].steps.size())) return {};
-    by_group.push_back(groups_[k].steps[static_cast<std::size_t>(ahead)]);
+    if (ahead < 0 || ahead >= static_cast<std::int64_t>(groups_[k].steps.size())) return false;
   }
+  return true;
+}
+
+std::optional<std::vector<Coefficients>> Forecast::at(const std::vector<std::int64_t>& steps) const {
+  if (!has(steps)) return {};
+  std::vector<Coefficients> by_group;
+  for (std::size_t k = 0; k < steps.size(); ++k)
+    by_group.push_back(groups_[k].steps[static_cast<std::size_t>(steps[k] - groups_[k].first)]);
   return by_group;
 }
 
-std::optional<double> prepare_ahead(Plan& plan, std::vector<Coefficients> known,
-                                    const GradientOptions& options) {
-  std::optional<double> norm;
+Found prepare_ahead(Plan& plan, std::vector<Coefficients> known, const GradientOptions& options) {
+  Found found{};
   double factor = options.scale;
-  if (options.clip_norm) {
-    norm = norm_of(plan.gradients()).first * std::abs(options.scale);
-    factor *= clip_coefficient(*norm, *options.clip_norm);
+  if (options.clip_norm || options.skip_nonfinite) {
+    const auto [norm, finite] = norm_of(plan.gradients());
+    found = {norm * std::abs(options.scale), options.skip_nonfinite && !finite};
+    if (found.skipped) return found;
   }
+  if (options.clip_norm) factor *= clip_coefficient(*found.norm, *options.clip_norm);
   for (Coefficients& group : known) {
     group.rule[c_scale] *= factor;  // 1, or -1 where the rule maximizes
     group.rule[c_clip] = options.clip_value;
   }
   plan.prepare(0, std::move(known));
-  return norm;
+  return found;
 }
 
 }  // namespace fusedstep

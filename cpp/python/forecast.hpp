@@ -42,7 +42,10 @@ class Forecast {
   /// scaled nor clipped.
   void set(const Plan& plan, std::size_t group, std::int64_t first, const ByGroup& steps);
 
-  /// The coefficients of all groups, each at its own step; nothing if some are not known.
+  /// Whether the coefficients of all groups are known, each at its own step.
+  bool has(const std::vector<std::int64_t>& steps) const;
+
+  /// These coefficients; nothing if some are not known.
   std::optional<std::vector<Coefficients>> at(const std::vector<std::int64_t>& steps) const;
 
  private:
@@ -58,11 +61,16 @@ struct GradientOptions {
   double scale;
   std::optional<double> clip_norm;
   double clip_value;
+  bool skip_nonfinite = false;  // whether there is no step if an element is not finite
 };
 
-/// Prepares the only sweep of a step whose coefficients were forecast. Returns the norm of the scaled
-/// gradients if they are to be clipped.
-std::optional<double> prepare_ahead(Plan& plan, std::vector<Coefficients> known,
-                                    const GradientOptions& options);
+/// What a step has found before its pass.
+struct Found {
+  std::optional<double> norm;  // of the scaled gradients, if the options need it
+  bool skipped;
+};
+
+/// Prepares the only sweep of a step whose coefficients were forecast, unless it is skipped.
+Found prepare_ahead(Plan& plan, std::vector<Coefficients> known, const GradientOptions& options);
 
 }  // namespace fusedstep

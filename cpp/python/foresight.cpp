@@ -21,6 +21,11 @@ std::optional<double> number_of(py::handle object) {
   return number;
 }
 
+std::optional<bool> bool_of(py::handle object) {
+  if (object.ptr() != Py_True && object.ptr() != Py_False) return {};
+  return object.ptr() == Py_True;
+}
+
 struct Options {
   GradientOptions of_gradients;
   bool zero_gradients;
@@ -29,13 +34,11 @@ struct Options {
 /// The options of a step, if they are right and such that all is known before.
 std::optional<Options> options_of(const py::tuple& given) {
   const auto option = [&](py::ssize_t k) { return py::handle(PyTuple_GET_ITEM(given.ptr(), k)); };
-  const py::handle clip_norm = option(1), clip_value = option(2), zero = option(4);
-  const auto is = [](py::handle object, PyObject* constant) { return object.ptr() == constant; };
-  if (!is(option(3), Py_False) || !is(option(5), Py_False)) return {};  // skip_nonfinite, norms
-  if (!is(zero, Py_True) && !is(zero, Py_False)) return {};
+  const py::handle clip_norm = option(1), clip_value = option(2), norms = option(5);
   const std::optional<double> scale = number_of(option(0));
-  if (!scale || !std::isfinite(*scale)) return {};
-  Options options{{*scale, {}, std::numeric_limits<double>::infinity()}, is(zero, Py_True)};
+  const std::optional<bool> skip = bool_of(option(3)), zero = bool_of(option(4));
+  if (!scale || !std::isfinite(*scale) || !skip || !zero || norms.ptr() != Py_False) return {};
+  Options options{{*scale, {}, std::numeric_limits<double>::infinity(), *skip}, *zero};
   if (!clip_norm.is_none()) {
     options.of_gradients.clip_norm = number_of(clip_norm);
     if (!(options.of_gradients.clip_norm >= 0.0)) return {};
@@ -61,14 +64,14 @@ Foresight::Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layo
   for (const py::dict& group : groups) groups_.emplace_back(group, Entries());
 }
 
-bool Foresight::settled() {
+bool Foresight::lacks(std::int64_t t) {
   bool same = true;
   for (auto& [group, entries] : groups_) {
     same = entries.are_of(group) && same;
     entries = Entries(group);
   }
   if (!same) forecast_.forget();
-  return same;
+  return same && !forecast_.has(all_at(t));
 }
 
 void Foresight::forecast(std::size_t group, std::int64_t first, const ByGroup& steps) {
@@ -78,7 +81,7 @@ void Foresight::forecast(std::size_t group, std::int64_t first, const ByGroup& s
 py::object Foresight::step(py::handle gradients, py::handle loss, const py::tuple& options) {
   static const py::handle key = interned("t");
   const std::int64_t t = look_up(counts_, key).cast<std::int64_t>() + 1;
-  auto known = forecast_.at(std::vector<std::int64_t>(groups_.size(), t));
+  auto known = forecast_.at(all_at(t));
   if (!known || options.size() != 6) return py::none();
   const std::optional<Options> found = options_of(options);
   if (!found || !(loss.is_none() || number_of(loss))) return py::none();
@@ -87,11 +90,13 @@ py::object Foresight::step(py::handle gradients, py::handle loss, const py::tupl
   const std::optional<py::list> leaves = structure_.gradients(gradients);
   if (!leaves || parameters_->changed()) return py::none();
   if (!plan_->pin(*leaves, found->zero_gradients, {}).empty()) return py::none();
+  const auto [norm, skipped] = plan_->prepare_known(*std::move(known), found->of_gradients);
+  if (skipped) return py::none();
   py::dict count;
   count[key] = t;
   busy_->changes.update(counts_, count);
-  return py::make_tuple(
-      plan_->run_known(*std::move(known), found->of_gradients, found->zero_gradients, busy_->changes));
+  plan_->run_known(found->zero_gradients, busy_->changes);
+  return py::make_tuple(norm);
 }
 
 }  // namespace fusedstep

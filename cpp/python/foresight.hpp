@@ -23,18 +23,21 @@ class Foresight {
   Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters, Structure structure,
             const std::vector<py::dict>& groups, py::dict counts, std::shared_ptr<Busy> busy);
 
-  /// Whether each group has the hyperparameters that it had at the last call.
-  bool settled();
+  /// Whether the coefficients of step t, and of those after it, are to be computed: each group has the
+  /// hyperparameters that it had at the last call, and they are not known yet.
+  bool lacks(std::int64_t t);
 
   /// Says which coefficients a group will have at step `first` and after it, if its hyperparameters stay.
   void forecast(std::size_t group, std::int64_t first, const ByGroup& steps);
 
   /// Does the next step, by somebody who has the lock. `options` are those of Optimizer.step, unchecked, from
-  /// `scale` to `norms`. Returns the norm of the scaled gradients, or None where they are not clipped, in a
+  /// `scale` to `norms`. Returns the norm of the scaled gradients, or None where it was not needed, in a
   /// tuple; None if there was no step.
   py::object step(py::handle gradients, py::handle loss, const py::tuple& options);
 
  private:
+  std::vector<std::int64_t> all_at(std::int64_t t) const { return std::vector(groups_.size(), t); }
+
   std::shared_ptr<NumpyPlan> plan_;
   std::shared_ptr<const Layouts> parameters_;
   Structure structure_;

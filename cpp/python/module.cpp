@@ -208,7 +208,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            }),
            py::arg("plan").none(false), py::arg("parameters").none(false), py::arg("forms_of_groups"),
            py::arg("form"), py::arg("groups"), py::arg("counts").none(false), py::arg("busy").none(false))
-      .def("settled", &Foresight::settled, "Whether all groups have the hyperparameters of the last call.")
+      .def("lacks", &Foresight::lacks, py::arg("t"),
+           "Whether the coefficients of step t are to be computed: the hyperparameters are those of the last "
+           "call.")
       .def("forecast", &Foresight::forecast, py::arg("group"), py::arg("first"), py::arg("steps"),
            "Say which coefficients a group will have at step `first` and after it.")
       .def(

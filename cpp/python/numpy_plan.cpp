@@ -170,13 +170,17 @@ void NumpyPlan::run(std::size_t sweep, const ByGroup& coefficients, bool zero_gr
   if (sweep + 1 == plan_.sweeps()) release();
 }
 
-std::optional<double> NumpyPlan::run_known(std::vector<Coefficients> known, const GradientOptions& options,
-                                           bool zero_gradients, const Changes& changes) {
+Found NumpyPlan::prepare_known(std::vector<Coefficients> known, const GradientOptions& options) {
   check_pinned();
-  const std::optional<double> norm = prepare_ahead(plan_, std::move(known), options);
+  const Found found = prepare_ahead(plan_, std::move(known), options);
+  if (found.skipped) release();
+  return found;
+}
+
+void NumpyPlan::run_known(bool zero_gradients, const Changes& changes) {
+  check_pinned();
   run_prepared(plan_, zero_gradients, &changes);
   release();
-  return norm;
 }
 
 py::array_t<double> NumpyPlan::run_and_sum(const ByGroup& coefficients, bool zero_gradients,

@@ -51,10 +51,11 @@ class NumpyPlan {
   /// gradients alive beyond the step.
   void run(std::size_t sweep, const ByGroup& coefficients, bool zero_gradients, const Changes* changes);
 
-  /// Runs the only sweep, with coefficients that are known already, and writes the changes. Returns the norm
-  /// of the scaled gradients if they are to be clipped.
-  std::optional<double> run_known(std::vector<Coefficients> known, const GradientOptions& options,
-                                  bool zero_gradients, const Changes& changes);
+  /// Prepares the only sweep, with coefficients that are known already. A step that is skipped ends here.
+  Found prepare_known(std::vector<Coefficients> known, const GradientOptions& options);
+
+  /// Runs the sweep, and writes the changes.
+  void run_known(bool zero_gradients, const Changes& changes);
 
   const Plan& plan() const { return plan_; }
 

@@ -174,7 +174,7 @@ bool TorchPlan::step_again(const GradientOptions& options, const py::dict& attri
     const py::object before = look_up(attributes, grad_norm);
     if (before && !before.is_none()) return false;
   }
-  const std::optional<double> norm = prepare_ahead(*plan_, *std::move(known), options);
+  const std::optional<double> norm = prepare_ahead(*plan_, *std::move(known), options).norm;
   if (counted_)
     for (std::size_t k = 0; k < steps.size(); ++k)
       remembered_[k].parameters->fill(changes, 0, {}, static_cast<double>(steps[k]));

@@ -235,6 +235,8 @@ def test_forms_of_gradients(form: str) -> None:
         {"loss": 1},
         {"loss": math.nan},
         {"zero_grad": np.True_},
+        {"skip_nonfinite": True},
+        {"skip_nonfinite": True, "clip_norm": 0.5, "scale": -2.0},
     ],
     ids=str,
 )
@@ -277,6 +279,18 @@ def test_wrong_options_are_errors_then_too(options: dict[str, Any], error: type[
     assert opt.t == AT
     for name, a in p.items():
         np.testing.assert_array_equal(a, before[name])
+
+
+def test_a_step_is_looked_ahead_from_once() -> None:
+    """A step that needs Python, such as one with norms, computes only its own coefficients."""
+    opt = Watched(weights())
+    for t, g in zip(range(AT), gradients(), strict=False):
+        before = Watched.computed
+        opt.step(g, norms=True)
+        assert Watched.computed - before == (1 if t % AHEAD != 1 else 1 + AHEAD)
+    before = Watched.computed
+    opt.step(g, skip_nonfinite=True)
+    assert Watched.computed == before
 
 
 def test_wrong_forms_are_errors_then_too() -> None:

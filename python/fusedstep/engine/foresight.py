@@ -32,7 +32,7 @@ class Foresight(_core.Foresight):
 
     def look(self, t: int) -> None:
         """After step t, compute the next coefficients, if the hyperparameters are as at the step before."""
-        if self.settled():
+        if self.lacks(t + 1):
             for k, share in enumerate(self._shares):
                 self.forecast(k, t + 1, forecast(share, AHEAD))
 
