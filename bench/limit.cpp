@@ -1,9 +1,11 @@
 // The memory limit: the traffic of a pass with next to no arithmetic, on the kernels' threads and tiles.
 //
-// limit_T(w, r, n, threads, arrays) reads w + r arrays of n elements, and writes the first w of them.
+// limit_T(w, r, n, threads, arrays) reads w + r arrays of n elements, and writes the first w of them, with
+// the values that they have.
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <numeric>
 
 #include "step/parallel.hpp"
 #include "step/tiles.hpp"
@@ -12,19 +14,32 @@ namespace {
 
 using fusedstep::Tiles;
 
-constexpr std::size_t most_written = 6, most_read = 6;
+constexpr std::size_t most_written = 6, most_read = 6, lanes = 64;
+
+template <class T, std::size_t written, std::size_t read>
+T sum_of(const std::array<T*, written + read>& arrays, std::size_t i) {
+  T sum = 0;
+  for (std::size_t k = written; k < written + read; ++k) sum += arrays[k][i];
+  return sum;
+}
 
 template <class T, std::size_t written, std::size_t read>
 void stream(std::size_t begin, std::size_t end, const std::array<T*, written + read>& arrays) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (std::size_t i = begin; i < end; ++i) {
-    T sum = 0;
-    for (std::size_t k = written; k < written + read; ++k) sum += arrays[k][i];
-    for (std::size_t k = 0; k < written; ++k) arrays[k][i] += sum;
-    if constexpr (written == 0) total += sum;
+  if constexpr (written == 0) {
+    T totals[lanes] = {};
+    for (; end - begin >= lanes; begin += lanes) {
+#pragma omp simd
+      for (std::size_t lane = 0; lane < lanes; ++lane)
+        totals[lane] += sum_of<T, written, read>(arrays, begin + lane);
+    }
+    [[maybe_unused]] volatile T seen = std::accumulate(totals, totals + lanes, T{0});
+  } else {
+#pragma omp simd
+    for (std::size_t i = begin; i < end; ++i) {
+      const T sum = sum_of<T, written, read>(arrays, i);
+      for (std::size_t k = 0; k < written; ++k) arrays[k][i] += 0 * sum;
+    }
   }
-  [[maybe_unused]] volatile T seen = total;
 }
 
 template <class T, std::size_t written, std::size_t read>

@@ -2,7 +2,8 @@
 
 They run on the threads and tiles of the kernels. How fast memory is depends on where the arrays lie in it: a
 load waits for a store to the same place in another page, and caches keep few lines of the same place. So the
-limit is the fastest of several placements, all on huge pages where the system has them.
+limit is the fastest of several placements: some on huge pages, where the system has them, and, where a table
+is about one rule, the arrays of the step itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import numpy as np
 import fusedstep as fs
 from fusedstep.formula.kernel import Kernel
 from measure import Work
+
+Array = np.ndarray[Any, Any]
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["bench/limit.cpp", *(f"cpp/step/{name}.cpp" for name in ("forks", "parallel", "team"))]
@@ -85,8 +88,14 @@ def build() -> ctypes.CDLL:
     return loaded
 
 
-def streams(library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic]) -> list[Work]:
-    """Return, for each placement, a function that makes these passes over arrays of n elements."""
+def streams(
+    library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequence[Traffic], own: Sequence[Array] = ()
+) -> list[Work]:
+    """Return, for each placement, a function that makes these passes over arrays of n elements.
+
+    `own` are the arrays of the step itself, which is one placement more: first those that it writes, last
+    those that it reads. The passes leave their values as they are.
+    """
     run = {"f4": library.limit_f32, "f8": library.limit_f64}[dtype.str[1:]]
     count = max(written + read for written, read in traffic)
     pages = -(-n * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -94,16 +103,27 @@ def streams(library: ctypes.CDLL, n: int, dtype: np.dtype[Any], traffic: Sequenc
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a kernel may be without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    np.frombuffer(memory, dtype).fill(1e-3)
+    room = np.frombuffer(memory, dtype)
+    room.fill(1e-3)
+    placements = [
+        [room[k * (pages + stagger) // dtype.itemsize :][:n] for k in range(count)] for stagger in STAGGERS
+    ]
+    if len(own) >= count:
+        placements.append([array.ravel(order="K") for array in own])
 
-    def call(addresses: Any) -> None:
-        for written, read in traffic:
-            run(written, read, n, fs.get_num_threads(), addresses)
+    def call(addresses: Sequence[_Addresses]) -> None:
+        for (written, read), at in zip(traffic, addresses, strict=True):
+            run(written, read, n, fs.get_num_threads(), at)
 
-    return [partial(call, _addresses(memory, count, pages + stagger)) for stagger in STAGGERS]
+    return [
+        partial(call, [_Addresses([*arrays[:written], *arrays[-read:]]) for written, read in traffic])
+        for arrays in placements
+    ]
 
 
-def _addresses(memory: mmap.mmap, count: int, apart: int) -> Any:
-    """Return so many addresses in the memory, which lives as long as they do."""
-    bytes_there = (ctypes.c_char.from_buffer(memory, k * apart) for k in range(count))
-    return (ctypes.POINTER(ctypes.c_char) * count)(*map(ctypes.pointer, bytes_there))
+class _Addresses:
+    """The addresses of arrays, which it keeps alive, as an argument of a C function."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._arrays = arrays
+        self._as_parameter_ = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

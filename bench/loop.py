@@ -14,7 +14,8 @@ median µs of each contestant's step, with the 1st and 9th decile, and the media
 torch's fused step: below 1, ours is faster. Only the step is timed. The contestants have their turns in each
 round, without a pause, after a check that some steps from the same values end in the same values. All have as
 many threads as fusedstep, except optax, whose compiler XLA uses all cores. A dash means that the library is
-not installed.
+not installed. With ``--limit`` there is a column of what memory allows: loops that move the bytes of such a
+step over one tensor with next to no arithmetic, in turns with the others.
 
 ``--training`` measures real training instead: forward, backward, step and zero_grad of networks in torch, of
 which only the step is timed.
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ import numpy as np
 
 import agreement
 import fusedstep as fs
+import limit
 import loop_chart
 import loop_training
 import measure
@@ -58,6 +61,7 @@ ON_ONE_THREAD = {
     f"{name}{loop_chart.ONE_THREAD}": CONTESTANTS[name] for name in ("fusedstep", "fusedstep.torch")
 }
 REFERENCE = "torch fused"
+LIMITS = ["limit", f"limit{loop_chart.ONE_THREAD}"]
 THREADS = fs.get_num_threads()
 ROUNDS = 100
 
@@ -70,6 +74,8 @@ def made(names: list[str], case: str, clipped: bool) -> dict[str, Library]:
     libraries: dict[str, Library] = {}
     fs.set_num_threads(THREADS)
     for name in names:
+        if name in LIMITS:
+            continue
         with contextlib.suppress(UnavailableError):
             libraries[name] = (CONTESTANTS | ON_ONE_THREAD)[name](peers.RULES["AdamW"], parameters, clipped)
     setting = peers.Setting("AdamW", clipped)
@@ -89,6 +95,19 @@ def turn(name: str, library: Library, before: Before) -> tuple[measure.Work, mea
     return prepare, library.step
 
 
+def limit_turn(name: str, case: str, clipped: bool, before: Before) -> tuple[measure.Work, measure.Work]:
+    """Return what comes before the loops that move the bytes of a step, and the loops."""
+    norm = [limit.Traffic(0, 1)] if clipped else []
+    traffic = [*norm, *limit.passes(fs.AdamW.update)]
+    stream = limit.streams(limit.build(), sum(map(math.prod, CASES[case])), np.dtype(np.float32), traffic)[-1]
+
+    def prepare() -> None:
+        fs.set_num_threads(1 if name in LIMITS[1:] else THREADS)
+        before(stream)
+
+    return prepare, stream
+
+
 def between_other_work(options: argparse.Namespace, names: list[str]) -> Iterator[dict[str, Any]]:
     """Measure each case in each setting."""
     for case in options.cases:
@@ -97,6 +116,9 @@ def between_other_work(options: argparse.Namespace, names: list[str]) -> Iterato
             for setting in options.settings:
                 with contextlib.suppress(UnavailableError), SETTINGS[setting]() as before:
                     turns = {name: turn(name, library, before) for name, library in libraries.items()}
+                    turns |= {
+                        name: limit_turn(name, case, clipped, before) for name in names if name in LIMITS
+                    }
                     yield {
                         "setting": setting,
                         "case": f"{case} clipped" if clipped else case,
@@ -140,6 +162,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         names, rows = loop_training.TRAINED, in_training(options)
     else:
         names = [*options.contestants, *(ON_ONE_THREAD if options.one_thread else ())]
+        names += LIMITS[: 1 + options.one_thread] if options.limit else []
         rows = between_other_work(options, names)
     return {"machine": measure.machine(), "versions": versions, "contestants": names, "rows": rows}
 
@@ -157,6 +180,7 @@ def main() -> None:
         "--contestants", nargs="*", choices=CONTESTANTS, default=CONTESTANTS, help="only these"
     )
     parser.add_argument("--one-thread", action="store_true", help="also ours on one thread")
+    parser.add_argument("--limit", action="store_true", help="also the memory limit")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="default %(default)s")
     options = parser.parse_args()
 

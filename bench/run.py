@@ -79,7 +79,8 @@ def bench_rule(
     native = fs.rules[name](p, **options)
     reference = fs.rules[name](p.copy(), **options, backend="numpy")
     passes = limit.passes(native.groups[0].kernel)
-    streams = limit.streams(library, n, dtype, passes)
+    own = [p, *native.state.values(), g]
+    streams = limit.streams(library, n, dtype, passes, [array for array in own if array.shape == p.shape])
     step: measure.Work = partial(native.step, g, loss=1.0)
     seconds = measure.interleaved({"native": step, "limit": streams}, ROUNDS)
     slow = measure.interleaved({"native": step, "numpy": partial(reference.step, g, loss=1.0)}, NUMPY_ROUNDS)
