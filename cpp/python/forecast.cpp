@@ -23,28 +23,31 @@ bool for_each_entry(py::handle group, const Function& function) {
   return true;
 }
 
-/// Whether an object is a number, a string, None, or a tuple of these.
-bool stays(py::handle object) {
+/// Whether an object is a number, a string, None, a tuple of these, or a callable that is fixed.
+bool stays(py::handle object, const py::object& is_fixed) {
   PyObject* const o = object.ptr();
   if (o == Py_None || PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyBool_Check(o) ||
       PyUnicode_CheckExact(o))
     return true;
+  if (PyCallable_Check(o)) return !is_fixed.is_none() && is_fixed(object).cast<bool>();
   if (!PyTuple_CheckExact(o)) return false;
   for (const py::handle part : py::reinterpret_borrow<py::tuple>(object))
-    if (!stays(part)) return false;
+    if (!stays(part, is_fixed)) return false;
   return true;
 }
 
 }  // namespace
 
-Entries::Entries(const py::dict& group) {
+Entries::Entries(const py::dict& group, const py::object& is_fixed) {
   std::vector<py::object> found;
-  const bool all_stay = for_each_entry(group, [&](py::handle key, py::handle value) {
+  for_each_entry(group, [&](py::handle key, py::handle value) {
     found.push_back(py::reinterpret_borrow<py::object>(key));
     found.push_back(py::reinterpret_borrow<py::object>(value));
-    return stays(value);
+    return true;
   });
-  if (all_stay) keys_and_values_ = std::move(found);
+  for (const py::object& object : found)
+    if (!stays(object, is_fixed)) return;
+  keys_and_values_ = std::move(found);
 }
 
 bool Entries::are_of(py::handle group) const {

@@ -16,11 +16,12 @@ namespace fusedstep {
 namespace py = pybind11;
 
 /// The entries of a dictionary that holds a group's hyperparameters. While it has the same objects, and none
-/// that can change itself, the group has the same hyperparameters.
+/// that can change itself, the group has the same hyperparameters, or the same functions of the step.
 class Entries {
  public:
   Entries() = default;
-  explicit Entries(const py::dict& group);
+  /// `is_fixed` is a function of Python's: whether the value of a callable depends on the step alone.
+  explicit Entries(const py::dict& group, const py::object& is_fixed = py::none());
   /// `group` is a dictionary.
   bool are_of(py::handle group) const;
 

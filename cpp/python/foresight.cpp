@@ -54,11 +54,12 @@ std::optional<Options> options_of(const py::tuple& given) {
 }  // namespace
 
 Foresight::Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters,
-                     Structure structure, const std::vector<py::dict>& groups, py::dict counts,
-                     std::shared_ptr<Busy> busy)
+                     Structure structure, const std::vector<py::dict>& groups, py::function is_fixed,
+                     py::dict counts, std::shared_ptr<Busy> busy)
     : plan_(std::move(plan)),
       parameters_(std::move(parameters)),
       structure_(std::move(structure)),
+      is_fixed_(std::move(is_fixed)),
       counts_(std::move(counts)),
       busy_(std::move(busy)) {
   for (const py::dict& group : groups) groups_.emplace_back(group, Entries());
@@ -67,8 +68,9 @@ Foresight::Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layo
 bool Foresight::lacks(std::int64_t t) {
   bool same = true;
   for (auto& [group, entries] : groups_) {
-    same = entries.are_of(group) && same;
-    entries = Entries(group);
+    if (entries.are_of(group)) continue;
+    entries = Entries(group, is_fixed_);
+    same = false;
   }
   if (!same) forecast_.forget();
   return same && !forecast_.has(all_at(t));

@@ -20,8 +20,10 @@ namespace fusedstep {
 class Foresight {
  public:
   /// `groups` has each group's dictionary of hyperparameters, and `counts` the number of steps, as "t".
+  /// is_fixed(schedule) is whether the value of a schedule depends on t alone.
   Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters, Structure structure,
-            const std::vector<py::dict>& groups, py::dict counts, std::shared_ptr<Busy> busy);
+            const std::vector<py::dict>& groups, py::function is_fixed, py::dict counts,
+            std::shared_ptr<Busy> busy);
 
   /// Whether the coefficients of step t, and of those after it, are to be computed: each group has the
   /// hyperparameters that it had at the last call, and they are not known yet.
@@ -42,6 +44,7 @@ class Foresight {
   std::shared_ptr<const Layouts> parameters_;
   Structure structure_;
   std::vector<std::pair<py::dict, Entries>> groups_;
+  py::function is_fixed_;
   py::dict counts_;
   std::shared_ptr<Busy> busy_;
   Forecast forecast_;

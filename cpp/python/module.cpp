@@ -201,13 +201,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<Foresight>(m, "Foresight", "Steps whose coefficients are known before.")
       .def(py::init([](std::shared_ptr<NumpyPlan> plan, std::shared_ptr<Layouts> parameters,
                        std::vector<Structure::Form> forms_of_groups, Structure::Form form,
-                       const std::vector<py::dict>& groups, py::dict counts, std::shared_ptr<Busy> busy) {
+                       const std::vector<py::dict>& groups, py::function is_fixed, py::dict counts,
+                       std::shared_ptr<Busy> busy) {
              return Foresight(std::move(plan), std::move(parameters),
-                              {std::move(forms_of_groups), std::move(form)}, groups, std::move(counts),
-                              std::move(busy));
+                              {std::move(forms_of_groups), std::move(form)}, groups, std::move(is_fixed),
+                              std::move(counts), std::move(busy));
            }),
            py::arg("plan").none(false), py::arg("parameters").none(false), py::arg("forms_of_groups"),
-           py::arg("form"), py::arg("groups"), py::arg("counts").none(false), py::arg("busy").none(false))
+           py::arg("form"), py::arg("groups"), py::arg("is_fixed"), py::arg("counts").none(false),
+           py::arg("busy").none(false))
       .def("lacks", &Foresight::lacks, py::arg("t"),
            "Whether the coefficients of step t are to be computed: the hyperparameters are those of the last "
            "call.")

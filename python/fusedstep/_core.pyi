@@ -122,6 +122,7 @@ class Foresight:
         forms_of_groups: Sequence[_Form],
         form: _Form,
         groups: Sequence[dict[str, Any]],
+        is_fixed: Callable[[Any], bool],
         counts: dict[str, int],
         busy: Busy,
     ) -> None: ...

@@ -281,6 +281,64 @@ def test_wrong_options_are_errors_then_too(options: dict[str, Any], error: type[
         np.testing.assert_array_equal(a, before[name])
 
 
+FIXED = {
+    "constant": fs.schedules.Constant(0.1),
+    "cosine": fs.schedules.Cosine(0.1, steps=50),
+    "of others": fs.schedules.Warmup(fs.schedules.PerEpoch(fs.schedules.Step(0.1, every=3), 5), 10),
+    "product": fs.schedules.Cosine(1.0, steps=100) * 0.1,
+    "sequence": fs.schedules.Sequential(
+        (fs.schedules.Constant(0.1), fs.schedules.Linear(0.1, 50)), after=(AT,)
+    ),
+}
+PLATEAU = fs.schedules.Plateau(0.1, patience=0)
+
+
+class Own(fs.schedules.Cosine):
+    """A user's schedule, which depends on what nobody knows."""
+
+    def __call__(self, t: int) -> float:
+        return super().__call__(t) * (2 if Watched.computed % 3 else 1)
+
+
+OPEN: dict[str, Any] = {
+    "plateau": PLATEAU,
+    "of a plateau": fs.schedules.Warmup(PLATEAU, 10),
+    "product with one": PLATEAU * 0.5,
+    "a user's class": Own(0.1, steps=50),
+    "a function": lambda t: 0.1 / t,
+    "of a function": fs.schedules.Warmup(lambda t: 0.1 / t, 10),
+}
+
+
+@pytest.mark.parametrize("name", ["lr", "beta1", "weight_decay"])
+@pytest.mark.parametrize("kind", [*FIXED, *OPEN])
+def test_schedules(kind: str, name: str) -> None:
+    schedule = (FIXED | OPEN)[kind]
+    both = [Watched(weights(), backend=backend, **{name: schedule}) for backend in ("native", "numpy")]
+    for t, g in zip(range(STEPS), gradients(), strict=False):
+        if t == AT:
+            PLATEAU.observe(1.0)
+            PLATEAU.observe(2.0)
+        before = Watched.computed
+        both[0].step(g)
+        if 2 <= t < AHEAD:
+            assert (Watched.computed == before) == (kind in FIXED)
+        Watched.computed = before
+        both[1].step(g)
+        for a, b in zip(*(opt.structure.parameters for opt in both), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_schedule_that_ends_in_an_error() -> None:
+    """Here lr is below 0 after step 5: that step is the error, not those before it."""
+    opt = fs.SGD(np.zeros(3), lr=fs.schedules.Linear(0.5, steps=5, end=-0.1))
+    for _ in range(5):
+        opt.step(np.ones(3))
+    with pytest.raises(ValueError, match=r"lr\(6\)"):
+        opt.step(np.ones(3))
+    assert opt.t == 5
+
+
 def test_a_step_is_looked_ahead_from_once() -> None:
     """A step that needs Python, such as one with norms, computes only its own coefficients."""
     opt = Watched(weights())

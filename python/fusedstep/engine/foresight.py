@@ -9,6 +9,7 @@ from ..arrays.structure import Groups
 from ..arrays.tensors import Tensors
 from ..backends import Plan
 from ..backends.native import NativePlan
+from ..schedules.fixed import is_fixed
 from .shares import GroupShare
 from .step import AHEAD, forecast, is_foreseeable
 
@@ -27,7 +28,7 @@ class Foresight(_core.Foresight):
     ) -> None:
         """`counts` will count the steps, by way of the changes that `busy` has."""
         groups = [share.group.entries for share in shares]
-        super().__init__(plan, tensors.layouts, *structure.forms(), groups, counts, busy)
+        super().__init__(plan, tensors.layouts, *structure.forms(), groups, is_fixed, counts, busy)
         self._shares = shares
 
     def look(self, t: int) -> None:

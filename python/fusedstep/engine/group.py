@@ -75,6 +75,11 @@ class Group(Closed, Mapping[str, Any]):
         return of_matrices if of_matrices and of_matrices.fits(p.ndim) else self.kernel
 
     @property
+    def scheduled(self) -> bool:
+        """Whether a hyperparameter has ever been a schedule."""
+        return bool(self._scheduled)
+
+    @property
     def entries(self) -> dict[str, Any]:
         """The dictionary that holds the hyperparameters: always the same one, to look at."""
         return self._values

@@ -43,12 +43,20 @@ class GroupShare:
         It keeps none of them, so that they can be freed after the step.
         """
         self.t = t
-        self._values = values if self.kernel is self.group.kernel else of_kernel(values, self.kernel)
+        self._take(values)
         if self.kernel.turns:
             self._stepped = [i for i in self.positions if gradients[i] is not None]
 
+    def _take(self, values: dict[str, Any]) -> None:
+        self._values = values if self.kernel is self.group.kernel else of_kernel(values, self.kernel)
+
     def at(self) -> At:
         return At(self._values)
+
+    def advance(self) -> None:
+        self.t += 1
+        if self.group.scheduled:
+            self._take(self.group.at(self.t))
 
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
         turned = []

@@ -217,17 +217,24 @@ AHEAD = 32
 """The number of steps whose coefficients are computed at once."""
 
 
+class Advancing(Share, Protocol):
+    """A share that can look at steps to come."""
+
+    def advance(self) -> None:
+        """Go on to the next step, with the hyperparameters that it will have if none is set."""
+
+
 def is_foreseeable(share: Share) -> bool:
-    """Whether a share's coefficients depend on t alone, as long as its hyperparameters stay as they are."""
+    """Whether a share's coefficients depend on t alone, as long as its hyperparameters and schedules stay."""
     rule, kernel = share.rule, share.kernel
     return not (rule.scalars or rule.needs_loss or kernel.measures or kernel.turns)
 
 
-def forecast(share: Share, steps: int) -> list[StepCoefficients]:
+def forecast(share: Advancing, steps: int) -> list[StepCoefficients]:
     """Return the coefficients of the next steps, as many as can be computed, for gradients as they come."""
     found: list[StepCoefficients] = []
     with suppress(ArithmeticError, ValueError):  # which that step itself will raise
         for _ in range(steps):
-            share.t += 1
+            share.advance()
             found.append(Work(share, 1.0, math.inf, None).of_last_sweep())
     return found

@@ -158,6 +158,9 @@ class Batch:
         also = {"kernel": kernel, "sweep": kernel.sweeps[-1], "before": scalars, "next": h}
         return At({**h, **scalars, **also})
 
+    def advance(self) -> None:
+        self.t += 1
+
     @torch.no_grad()
     def turn(self, arithmetic: Arithmetic, h: At) -> Turned:
         turned: Turned = []
