@@ -22,6 +22,9 @@ class Entries {
   Entries() = default;
   /// `is_fixed` is a function of Python's: whether the value of a callable depends on the step alone.
   explicit Entries(const py::dict& group, const py::object& is_fixed = py::none());
+  /// Whether none of them can change itself.
+  bool stay() const { return keys_and_values_.has_value(); }
+
   /// `group` is a dictionary.
   bool are_of(py::handle group) const;
 

@@ -55,44 +55,43 @@ std::optional<Options> options_of(const py::tuple& given) {
 
 Foresight::Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters,
                      Structure structure, const std::vector<py::dict>& groups, py::function is_fixed,
-                     py::dict counts, std::shared_ptr<Busy> busy)
+                     py::function coefficients, py::dict counts, std::shared_ptr<Busy> busy)
     : plan_(std::move(plan)),
       parameters_(std::move(parameters)),
       structure_(std::move(structure)),
       is_fixed_(std::move(is_fixed)),
+      coefficients_(std::move(coefficients)),
       counts_(std::move(counts)),
       busy_(std::move(busy)) {
   for (const py::dict& group : groups) groups_.emplace_back(group, Entries());
 }
 
-bool Foresight::lacks(std::int64_t t) {
-  bool same = true;
+bool Foresight::look(std::int64_t t) {
+  bool settled = true, stay = true;
   for (auto& [group, entries] : groups_) {
     if (entries.are_of(group)) continue;
     entries = Entries(group, is_fixed_);
-    same = false;
+    settled = false;
+    stay = stay && entries.stay();
   }
-  if (!same) forecast_.forget();
-  return same && !forecast_.has(all_at(t));
-}
-
-void Foresight::forecast(std::size_t group, std::int64_t first, const ByGroup& steps) {
-  forecast_.set(plan_->plan(), group, first, steps);
+  if (settled && forecast_.has(all_at(t))) return true;
+  forecast_.forget();
+  if (!stay) return false;
+  const auto found = coefficients_(t, settled).cast<std::vector<ByGroup>>();
+  for (std::size_t k = 0; k < found.size(); ++k) forecast_.set(plan_->plan(), k, t, found[k]);
+  return forecast_.has(all_at(t));
 }
 
 py::object Foresight::step(py::handle gradients, py::handle loss, const py::tuple& options) {
+  const std::optional<Options> found = options.size() == 6 ? options_of(options) : std::nullopt;
+  if (!found || !(loss.is_none() || number_of(loss))) return py::none();
   static const py::handle key = interned("t");
   const std::int64_t t = look_up(counts_, key).cast<std::int64_t>() + 1;
-  auto known = forecast_.at(all_at(t));
-  if (!known || options.size() != 6) return py::none();
-  const std::optional<Options> found = options_of(options);
-  if (!found || !(loss.is_none() || number_of(loss))) return py::none();
-  for (const auto& [group, entries] : groups_)
-    if (!entries.are_of(group)) return py::none();
+  if (!look(t)) return py::none();
   const std::optional<py::list> leaves = structure_.gradients(gradients);
   if (!leaves || parameters_->changed()) return py::none();
   if (!plan_->pin(*leaves, found->zero_gradients, {}).empty()) return py::none();
-  const auto [norm, skipped] = plan_->prepare_known(*std::move(known), found->of_gradients);
+  const auto [norm, skipped] = plan_->prepare_known(*forecast_.at(all_at(t)), found->of_gradients);
   if (skipped) return py::none();
   py::dict count;
   count[key] = t;

@@ -16,21 +16,16 @@
 namespace fusedstep {
 
 /// What an optimizer needs to do a step without Python: the plan, the coefficients of some steps to come, and
-/// all that they depend on. Where anything is not as it was, there is no step, and the engine does it.
+/// all that they depend on. They are computed when they are needed first. Where a step needs more, there is
+/// none, and the engine does it.
 class Foresight {
  public:
   /// `groups` has each group's dictionary of hyperparameters, and `counts` the number of steps, as "t".
-  /// is_fixed(schedule) is whether the value of a schedule depends on t alone.
+  /// is_fixed(schedule) is whether the value of a schedule depends on t alone. coefficients(t, settled)
+  /// returns for each group those of step t, and those of steps after it if its hyperparameters are settled.
   Foresight(std::shared_ptr<NumpyPlan> plan, std::shared_ptr<const Layouts> parameters, Structure structure,
-            const std::vector<py::dict>& groups, py::function is_fixed, py::dict counts,
-            std::shared_ptr<Busy> busy);
-
-  /// Whether the coefficients of step t, and of those after it, are to be computed: each group has the
-  /// hyperparameters that it had at the last call, and they are not known yet.
-  bool lacks(std::int64_t t);
-
-  /// Says which coefficients a group will have at step `first` and after it, if its hyperparameters stay.
-  void forecast(std::size_t group, std::int64_t first, const ByGroup& steps);
+            const std::vector<py::dict>& groups, py::function is_fixed, py::function coefficients,
+            py::dict counts, std::shared_ptr<Busy> busy);
 
   /// Does the next step, by somebody who has the lock. `options` are those of Optimizer.step, unchecked, from
   /// `scale` to `norms`. Returns the norm of the scaled gradients, or None where it was not needed, in a
@@ -40,11 +35,14 @@ class Foresight {
  private:
   std::vector<std::int64_t> all_at(std::int64_t t) const { return std::vector(groups_.size(), t); }
 
+  /// Has the coefficients of step t for the hyperparameters as they are; returns whether they can be known.
+  bool look(std::int64_t t);
+
   std::shared_ptr<NumpyPlan> plan_;
   std::shared_ptr<const Layouts> parameters_;
   Structure structure_;
   std::vector<std::pair<py::dict, Entries>> groups_;
-  py::function is_fixed_;
+  py::function is_fixed_, coefficients_;
   py::dict counts_;
   std::shared_ptr<Busy> busy_;
   Forecast forecast_;

@@ -198,27 +198,21 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("run_and_sum", &NumpyPlan::run_and_sum, py::arg("coefficients"), py::arg("zero_gradients"),
            py::arg("changes"), "Run the last sweep; return the sums of squares over each tensor.")
       .def("release", &NumpyPlan::release, "Forget the gradients of a step.");
-  py::class_<Foresight>(m, "Foresight", "Steps whose coefficients are known before.")
+  py::class_<Foresight>(m, "Foresight", "What does a step without Python where it can.")
       .def(py::init([](std::shared_ptr<NumpyPlan> plan, std::shared_ptr<Layouts> parameters,
                        std::vector<Structure::Form> forms_of_groups, Structure::Form form,
-                       const std::vector<py::dict>& groups, py::function is_fixed, py::dict counts,
-                       std::shared_ptr<Busy> busy) {
+                       const std::vector<py::dict>& groups, py::function is_fixed, py::function coefficients,
+                       py::dict counts, std::shared_ptr<Busy> busy) {
              return Foresight(std::move(plan), std::move(parameters),
                               {std::move(forms_of_groups), std::move(form)}, groups, std::move(is_fixed),
-                              std::move(counts), std::move(busy));
+                              std::move(coefficients), std::move(counts), std::move(busy));
            }),
            py::arg("plan").none(false), py::arg("parameters").none(false), py::arg("forms_of_groups"),
-           py::arg("form"), py::arg("groups"), py::arg("is_fixed"), py::arg("counts").none(false),
-           py::arg("busy").none(false))
-      .def("lacks", &Foresight::lacks, py::arg("t"),
-           "Whether the coefficients of step t are to be computed: the hyperparameters are those of the last "
-           "call.")
-      .def("forecast", &Foresight::forecast, py::arg("group"), py::arg("first"), py::arg("steps"),
-           "Say which coefficients a group will have at step `first` and after it.")
-      .def(
-          "step", &Foresight::step, py::arg("gradients"), py::arg("loss"), py::arg("options"),
-          "Do the next step, if all that it needs is known; return the norm of the scaled gradients, if they "
-          "are clipped, in a tuple, or None if there was no step.");
+           py::arg("form"), py::arg("groups"), py::arg("is_fixed"), py::arg("coefficients"),
+           py::arg("counts").none(false), py::arg("busy").none(false))
+      .def("step", &Foresight::step, py::arg("gradients"), py::arg("loss"), py::arg("options"),
+           "Do the next step, if all that it needs can be known; return the norm of the scaled gradients, if "
+           "it was needed, in a tuple, or None if there was no step.");
   add_torch(m);
 
   // Made now, since a thread that waits for another to make them would not let Python stop all threads.

@@ -339,16 +339,22 @@ def test_a_schedule_that_ends_in_an_error() -> None:
     assert opt.t == 5
 
 
-def test_a_step_is_looked_ahead_from_once() -> None:
-    """A step that needs Python, such as one with norms, computes only its own coefficients."""
+def test_coefficients_are_computed_when_they_are_needed() -> None:
+    """Of one step where a hyperparameter is new, of many where none is, of none where they are there."""
     opt = Watched(weights())
-    for t, g in zip(range(AT), gradients(), strict=False):
+    grads = next(gradients())
+
+    def computed(**options: Any) -> int:
         before = Watched.computed
-        opt.step(g, norms=True)
-        assert Watched.computed - before == (1 if t % AHEAD != 1 else 1 + AHEAD)
-    before = Watched.computed
-    opt.step(g, skip_nonfinite=True)
-    assert Watched.computed == before
+        opt.step(grads, **options)
+        return Watched.computed - before
+
+    assert [computed() for _ in range(4)] == [1, AHEAD, 0, 0]
+    assert [computed(norms=True), computed(norms=True), computed(skip_nonfinite=True)] == [1, 1, 0]
+    for lr in (0.1, 0.2, 0.3):
+        opt.lr = lr
+        assert computed() == 1
+    assert [computed() for _ in range(AHEAD + 1)] == [AHEAD, *[0] * (AHEAD - 1), AHEAD]
 
 
 def test_wrong_forms_are_errors_then_too() -> None:

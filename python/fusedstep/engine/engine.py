@@ -219,8 +219,6 @@ class Engine(Rule, Loads):
         step.prepare([*self._shares, *tables] if tables else self._shares, loss)
         changes.update(self.counts, {"t": t})
         step.run(changes)
-        if self._foresight and not tables:
-            self._foresight.look(t)
         return step.result
 
     def _step_rows(self, name: Hashable, rows: Rows, options: tuple[Any, ...]) -> StepResult:

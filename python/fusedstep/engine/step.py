@@ -231,10 +231,13 @@ def is_foreseeable(share: Share) -> bool:
 
 
 def forecast(share: Advancing, steps: int) -> list[StepCoefficients]:
-    """Return the coefficients of the next steps, as many as can be computed, for gradients as they come."""
+    """Return the coefficients of a share's step and those after it, for gradients as they come.
+
+    There are fewer where some cannot be computed; the share has gone on by as many steps.
+    """
     found: list[StepCoefficients] = []
     with suppress(ArithmeticError, ValueError):  # which that step itself will raise
-        for _ in range(steps):
-            share.advance()
+        while len(found) < steps:
             found.append(Work(share, 1.0, math.inf, None).of_last_sweep())
+            share.advance()
     return found
