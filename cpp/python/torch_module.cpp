@@ -86,7 +86,7 @@ void add_torch(py::module_& m) {
       .def("remember", &TorchPlan::remember, py::arg("groups"), py::arg("counted"), py::arg("shared"),
            "Say that the step which was taken last had one batch of each of these groups.")
       .def("remember_entries", &TorchPlan::remember_entries, py::arg("k"), py::arg("group"),
-           "Remember the entries of a group.")
+           "Remember the entries of a group; return whether none can change itself.")
       .def("again", &TorchPlan::again, py::arg("groups"), py::arg("states"),
            "Look up and take the groups that are remembered; return whether they are as they were.")
       .def(

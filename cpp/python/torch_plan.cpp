@@ -108,9 +108,10 @@ void TorchPlan::remember(const std::vector<std::shared_ptr<TorchParameters>>& gr
   shared_ = shared;
 }
 
-void TorchPlan::remember_entries(std::size_t k, const py::dict& group) {
+bool TorchPlan::remember_entries(std::size_t k, const py::dict& group) {
   remembered_.at(k).entries = Entries(group);
   forecast_.forget();
+  return remembered_[k].entries.stay();
 }
 
 bool TorchPlan::again(const py::list& groups, const py::dict& states) {

@@ -63,8 +63,8 @@ class TorchPlan {
   void remember(const std::vector<std::shared_ptr<TorchParameters>>& groups, bool counted,
                 std::size_t shared);
 
-  /// Remembers the entries of the k-th group besides its parameters.
-  void remember_entries(std::size_t k, const py::dict& group);
+  /// Remembers the entries of the k-th group besides its parameters; returns whether none can change itself.
+  bool remember_entries(std::size_t k, const py::dict& group);
 
   /// Looks up the tensors of groups, and takes them if they are those that were remembered, where they were,
   /// and can be used as they are; returns whether it did so. `groups` has pairs of a group as torch keeps it

@@ -193,12 +193,12 @@ def test_coefficients_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
         for p in parameters(optimizer):
             p.grad = torch.ones_like(p)
         optimizer.step()
-        if t == AHEAD + 2:
-            assert computed == list(range(1, AHEAD + 3))
-    assert computed == list(range(1, 2 * AHEAD + 4))
+        if t == AHEAD + 1:
+            assert computed == list(range(1, AHEAD + 2))
+    assert computed == list(range(1, 2 * AHEAD + 2))
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.step()
-    assert computed[2 * AHEAD + 3 :] == [AHEAD + 5]
+    assert computed[2 * AHEAD + 1 :] == [AHEAD + 5]
 
 
 def test_a_scheduler_that_sets_lr_at_every_step() -> None:

@@ -164,11 +164,14 @@ class Fused(torch.optim.Optimizer):
             return
         scale = 1.0 if factor is None else 1 / number(factor)
         machine, clip = self._machine, self.clip_norm
+        plan, loan, options = machine.plan, None, (scale, clip, of_scaler, machine.changes)
         try:
-            again = machine.plan.again(groups, self.state)
-            if again and machine.plan.step_again(scale, clip, of_scaler, machine.changes):
-                return
-            loan = machine.taken_again(groups, self._settings) if again else None
+            if plan.again(groups, self.state):
+                if plan.step_again(*options):
+                    return
+                loan = machine.taken_again(groups, self._settings)
+                if loan and machine.forecast() and plan.step_again(*options):
+                    return
             if loan is None:
                 loan = machine.taken(groups, self.state, self._settings, self._form(), self.param_groups)
             if loan is None:
@@ -179,7 +182,6 @@ class Fused(torch.optim.Optimizer):
         except BaseException:
             machine.release()
             raise
-        machine.forecast()
 
     def _step(self, loan: Loan, options: StepOptions, loss: Any) -> None:
         changes, plan = self._machine.changes, self._machine.plan

@@ -40,7 +40,9 @@ class Machine:
         self._loan: Loan | None = None
         """The tensors of the last step, if the next one may take them again."""
         self._settled = False
-        """Whether the last step was as the one before it, but for gradients and t, and the next may be."""
+        """Whether the tensors were taken again with the hyperparameters of the step before."""
+        self._foreseeable = False
+        """Whether their coefficients depend on these and on t alone."""
 
     def taken_again(self, groups: GroupsOf, settings_of: SettingsOf) -> Loan | None:
         """The tensors that the plan has taken again, if they are to be stepped alike; else None."""
@@ -49,14 +51,31 @@ class Machine:
             return None
         batches = loan.batches
         scalars, changed = self.plan.found_again()
-        self._settled = not changed and all(map(is_foreseeable, batches))
+        self._settled = not changed
+        self._foreseeable = all(map(is_foreseeable, batches))
         for k in changed:
             if not batches[k].group.follows(settings_of(groups[k][0])):
                 return None
-            self.plan.remember_entries(k, groups[k][0])
+            self._foreseeable &= self.plan.remember_entries(k, groups[k][0])
         for batch, own in zip(batches, scalars, strict=False):
             batch.begin(own)
         return loan
+
+    def forecast(self) -> bool:
+        """Compute the coefficients of a step that was taken again; return whether they can be known.
+
+        Those of steps to come are too, if no hyperparameter is new: where a scheduler sets one at each step,
+        they would not be used.
+        """
+        if self._loan is None or not self._foreseeable:
+            return False
+        for k, batch in enumerate(self._loan.batches):
+            t = batch.t
+            counted = batch.group.form.counted
+            steps = AHEAD if counted and self._settled else 1
+            self.plan.forecast(k, t if counted else 0, forecast(batch, steps))
+            batch.t = t
+        return True
 
     def taken(
         self,
@@ -70,7 +89,7 @@ class Machine:
 
         `all_groups` are those of the optimizer, by which errors name the parameters.
         """
-        self._loan, self._settled = None, False
+        self._loan = None
         batches: list[Batch] = []
         k = 0
         for entries, parameters in groups:
@@ -91,13 +110,6 @@ class Machine:
                 self.plan.remember_entries(k, entries)
             self._loan = loan
         return loan
-
-    def forecast(self) -> None:
-        """Compute the coefficients of some steps to come, if the last step was like the one before it."""
-        if self._loan is not None and self._settled:
-            for k, batch in enumerate(self._loan.batches):
-                first = batch.t + 1 if batch.group.form.counted else 0
-                self.plan.forecast(k, first, forecast(batch, AHEAD if first else 1))
 
     def _group(self, k: int, form: Form, kernel: Kernel, averaged: bool) -> Group:
         """The k-th group of a step. It knows what that of the last step has found, if that was alike."""
