@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "step/parallel.hpp"
+#include "step/team.hpp"
 #include "step/tiles.hpp"
 
 namespace {
@@ -66,6 +67,9 @@ void choose(std::size_t w, std::size_t r, std::size_t n, T* const* arrays) {
 }
 
 }  // namespace
+
+/// Takes the threads of this library where they are awake, as the kernels do.
+extern "C" void limit_team(const char* library) { fusedstep::find_team(library); }
 
 extern "C" void limit_f32(std::size_t w, std::size_t r, std::size_t n, int threads, float* const* arrays) {
   fusedstep::set_num_threads(threads);

@@ -75,7 +75,7 @@ def _names(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
 
 
 def build() -> ctypes.CDLL:
-    """Compile the loops for the instruction set in use, and load them."""
+    """Compile the loops for the instruction set in use, and load them, after torch if that is used."""
     isa = fs.info()["isa"]
     library = BUILD / f"limit-{isa}.so"
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,7 @@ def build() -> ctypes.CDLL:
     target = [f"-march={isa}", "-mprefer-vector-width=512"] if isa.startswith("x86") else []
     subprocess.run([compiler, *FLAGS, *target, *SOURCES, "-o", str(library)], check=True, cwd=ROOT)
     loaded = ctypes.CDLL(str(library))
+    loaded.limit_team(b"libtorch_cpu.so")
     for run in (loaded.limit_f32, loaded.limit_f64):
         run.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
     return loaded
