@@ -18,7 +18,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,7 @@ def _names(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
     )
 
 
+@cache
 def build() -> ctypes.CDLL:
     """Compile the loops for the instruction set in use, and load them, after torch if that is used."""
     isa = fs.info()["isa"]
