@@ -406,19 +406,20 @@ def test_a_step_that_fails_changes_nothing() -> None:
         np.testing.assert_array_equal(a, before[name])
 
 
-def test_an_error_of_a_later_step_is_raised_there() -> None:
-    """Here the coefficients of step 5 cannot be computed, which are looked at after step 2."""
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, MemoryError])
+def test_an_error_of_a_later_step_is_raised_there(error: type[Exception]) -> None:
+    """Here the coefficients of step 5 cannot be computed, which are looked at in step 2."""
 
     class Ends(fs.SGD):
         @classmethod
         def coefficients(cls, h: Any, t: int) -> dict[str, float]:
             if t == 5:
-                raise ValueError("at step 5")
+                raise error("at step 5")
             return super().coefficients(h, t)
 
     opt = Ends(np.zeros(3))
     for _ in range(4):
         opt.step(np.ones(3))
-    with pytest.raises(ValueError, match="at step 5"):
+    with pytest.raises(error, match="at step 5"):
         opt.step(np.ones(3))
     assert opt.t == 4

@@ -236,7 +236,7 @@ def forecast(share: Advancing, steps: int) -> list[StepCoefficients]:
     There are fewer where some cannot be computed; the share has gone on by as many steps.
     """
     found: list[StepCoefficients] = []
-    with suppress(ArithmeticError, ValueError):  # which that step itself will raise
+    with suppress(Exception):  # which that step itself will raise
         while len(found) < steps:
             found.append(Work(share, 1.0, math.inf, None).of_last_sweep())
             share.advance()
