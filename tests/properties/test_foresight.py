@@ -281,11 +281,22 @@ def test_wrong_options_are_errors_then_too(options: dict[str, Any], error: type[
         np.testing.assert_array_equal(a, before[name])
 
 
-FIXED = {
+class Stated:
+    """A user's schedule, which says that it depends on t alone."""
+
+    is_fixed = True
+
+    def __call__(self, t: int) -> float:
+        return 0.1 / t
+
+
+FIXED: dict[str, Any] = {
     "constant": fs.schedules.Constant(0.1),
     "cosine": fs.schedules.Cosine(0.1, steps=50),
     "of others": fs.schedules.Warmup(fs.schedules.PerEpoch(fs.schedules.Step(0.1, every=3), 5), 10),
     "product": fs.schedules.Cosine(1.0, steps=100) * 0.1,
+    "a user's class that says so": Stated(),
+    "of it": fs.schedules.Warmup(Stated(), 10),
     "sequence": fs.schedules.Sequential(
         (fs.schedules.Constant(0.1), fs.schedules.Linear(0.1, 50)), after=(AT,)
     ),

@@ -11,7 +11,7 @@ from ..arrays.tensors import Tensors
 from ..backends import Plan
 from ..backends.native import NativePlan
 from ..formula.coefficients import StepCoefficients
-from ..schedules.fixed import is_fixed
+from ..formula.hyperparameters import is_fixed
 from .shares import GroupShare
 from .step import AHEAD, forecast, is_foreseeable
 

@@ -66,6 +66,11 @@ def checked_bool(label: str, value: Any) -> bool:
     return bool(value)
 
 
+def is_fixed(schedule: Any) -> bool:
+    """Whether a schedule says that its value depends on the step alone."""
+    return getattr(schedule, "is_fixed", False) is True
+
+
 class Hyperparameter:
     """A field of a rule: its default, interval, and the attribute that reads and sets it in all groups."""
 

@@ -23,6 +23,8 @@ class Feedback(Schedule):
     schedules.
     """
 
+    is_fixed = False
+
     value: float
     """The value at the next steps."""
 

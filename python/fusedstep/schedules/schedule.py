@@ -18,6 +18,7 @@ from ..formula.hyperparameters import (
     REAL,
     Interval,
     checked_number,
+    is_fixed,
 )
 from ..stateful import Loading, Loads, Stateful, collect, states
 
@@ -61,6 +62,16 @@ class Schedule(Loads):
         """The value at step `t`."""
         raise NotImplementedError
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the value depends on the step alone, so that a step may ask for those of later ones.
+
+        So it is for the schedules of this package, unless they or their parts observe something. Any other
+        callable may have an attribute ``is_fixed = True`` that says so; a subclass has to say it for itself.
+        """
+        of_this_package = type(self).__module__.rpartition(".")[0] == __package__
+        return of_this_package and all(map(is_fixed, filter(callable, self._values().values())))
+
     def from_zero(self, t: int) -> float:
         """The value for callers that count steps from 0: torch's LambdaLR, or optax."""
         return self(t + 1)
@@ -94,13 +105,20 @@ class Schedule(Loads):
 
     def _stateful(self) -> dict[str, Stateful]:
         """The parts that have a state, by the field's name and their position in the field."""
-        found = {}
-        for field in fields(self):  # type: ignore[arg-type]  # every schedule is a dataclass
-            value = getattr(self, field.name)
-            for i, part in enumerate(value if isinstance(value, tuple) else (value,)):
-                if isinstance(part, Stateful) and part.state_dict():
-                    found[f"{field.name}.{i}"] = part
-        return found
+        return {
+            name: part
+            for name, part in self._values().items()
+            if isinstance(part, Stateful) and part.state_dict()
+        }
+
+    def _values(self) -> dict[str, Any]:
+        """The values of the fields, of a tuple each, by the field's name and their position in the field."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # every schedule is a dataclass
+        return {
+            f"{name}.{i}": part
+            for name, value in values.items()
+            for i, part in enumerate(value if isinstance(value, tuple) else (value,))
+        }
 
 
 class Number(NamedTuple):
