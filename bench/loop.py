@@ -74,8 +74,6 @@ def made(names: list[str], case: str, clipped: bool) -> dict[str, Library]:
     libraries: dict[str, Library] = {}
     fs.set_num_threads(THREADS)
     for name in names:
-        if name in LIMITS:
-            continue
         with contextlib.suppress(UnavailableError):
             libraries[name] = (CONTESTANTS | ON_ONE_THREAD)[name](peers.RULES["AdamW"], parameters, clipped)
     setting = peers.Setting("AdamW", clipped)
@@ -85,40 +83,34 @@ def made(names: list[str], case: str, clipped: bool) -> dict[str, Library]:
     return libraries
 
 
-def turn(name: str, library: Library, before: Before) -> tuple[measure.Work, measure.Work]:
+def limit_step(case: str, clipped: bool) -> measure.Work:
+    """Return loops that move the bytes of a step."""
+    norm = [limit.Traffic(0, 1)] if clipped else []
+    traffic = [*norm, *limit.passes(fs.AdamW.update)]
+    return limit.streams(limit.build(), sum(map(math.prod, CASES[case])), np.dtype(np.float32), traffic)[-1]
+
+
+def turn(name: str, step: measure.Work, before: Before) -> tuple[measure.Work, measure.Work]:
     """Return what comes before the contestant's step, and the step."""
 
     def prepare() -> None:
-        fs.set_num_threads(1 if name in ON_ONE_THREAD else THREADS)
-        before(library.step)
+        fs.set_num_threads(1 if name.endswith(loop_chart.ONE_THREAD) else THREADS)
+        before(step)
 
-    return prepare, library.step
-
-
-def limit_turn(name: str, case: str, clipped: bool, before: Before) -> tuple[measure.Work, measure.Work]:
-    """Return what comes before the loops that move the bytes of a step, and the loops."""
-    norm = [limit.Traffic(0, 1)] if clipped else []
-    traffic = [*norm, *limit.passes(fs.AdamW.update)]
-    stream = limit.streams(limit.build(), sum(map(math.prod, CASES[case])), np.dtype(np.float32), traffic)[-1]
-
-    def prepare() -> None:
-        fs.set_num_threads(1 if name in LIMITS[1:] else THREADS)
-        before(stream)
-
-    return prepare, stream
+    return prepare, step
 
 
 def between_other_work(options: argparse.Namespace, names: list[str]) -> Iterator[dict[str, Any]]:
     """Measure each case in each setting."""
     for case in options.cases:
         for clipped in (False, True):
-            libraries = made(names, case, clipped)
+            libraries = made([name for name in names if name not in LIMITS], case, clipped)
+            steps: dict[str, measure.Work] = {name: library.step for name, library in libraries.items()}
+            if limits := [name for name in names if name in LIMITS]:
+                steps |= dict.fromkeys(limits, limit_step(case, clipped))
             for setting in options.settings:
                 with contextlib.suppress(UnavailableError), SETTINGS[setting]() as before:
-                    turns = {name: turn(name, library, before) for name, library in libraries.items()}
-                    turns |= {
-                        name: limit_turn(name, case, clipped, before) for name in names if name in LIMITS
-                    }
+                    turns = {name: turn(name, step, before) for name, step in steps.items()}
                     yield {
                         "setting": setting,
                         "case": f"{case} clipped" if clipped else case,

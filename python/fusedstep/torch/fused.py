@@ -170,7 +170,7 @@ class Fused(torch.optim.Optimizer):
                 if plan.step_again(*options):
                     return
                 loan = machine.taken_again(groups, self._settings)
-                if loan and machine.forecast() and plan.step_again(*options):
+                if loan and plan.step_again(*options):
                     return
             if loan is None:
                 loan = machine.taken(groups, self.state, self._settings, self._form(), self.param_groups)

@@ -39,43 +39,35 @@ class Machine:
         self._groups: list[Group] = []
         self._loan: Loan | None = None
         """The tensors of the last step, if the next one may take them again."""
-        self._settled = False
-        """Whether the tensors were taken again with the hyperparameters of the step before."""
-        self._foreseeable = False
-        """Whether their coefficients depend on these and on t alone."""
 
     def taken_again(self, groups: GroupsOf, settings_of: SettingsOf) -> Loan | None:
-        """The tensors that the plan has taken again, if they are to be stepped alike; else None."""
+        """The tensors that the plan has taken again, if they are to be stepped alike; else None.
+
+        The plan then has their coefficients too, if these depend on the hyperparameters and on t alone: also
+        those of steps to come, if no hyperparameter is new. Where a scheduler sets one at each step, they
+        would not be used.
+        """
         loan = self._loan
         if loan is None:
             return None
         batches = loan.batches
         scalars, changed = self.plan.found_again()
-        self._settled = not changed
-        self._foreseeable = all(map(is_foreseeable, batches))
+        foreseeable = all(map(is_foreseeable, batches))
         for k in changed:
             if not batches[k].group.follows(settings_of(groups[k][0])):
                 return None
-            self._foreseeable &= self.plan.remember_entries(k, groups[k][0])
-        for batch, own in zip(batches, scalars, strict=False):
+            foreseeable &= self.plan.remember_entries(k, groups[k][0])
+        for k, (batch, own) in enumerate(zip(batches, scalars, strict=False)):
             batch.begin(own)
+            if foreseeable:
+                self._forecast(k, batch, settled=not changed)
         return loan
 
-    def forecast(self) -> bool:
-        """Compute the coefficients of a step that was taken again; return whether they can be known.
-
-        Those of steps to come are too, if no hyperparameter is new: where a scheduler sets one at each step,
-        they would not be used.
-        """
-        if self._loan is None or not self._foreseeable:
-            return False
-        for k, batch in enumerate(self._loan.batches):
-            t = batch.t
-            counted = batch.group.form.counted
-            steps = AHEAD if counted and self._settled else 1
-            self.plan.forecast(k, t if counted else 0, forecast(batch, steps))
-            batch.t = t
-        return True
+    def _forecast(self, k: int, batch: Batch, *, settled: bool) -> None:
+        t, counted = batch.t, batch.group.form.counted
+        steps = AHEAD if counted and settled else 1
+        self.plan.forecast(k, t if counted else 0, forecast(batch, steps))
+        batch.t = t
 
     def taken(
         self,
