@@ -201,6 +201,17 @@ def test_coefficients_are_computed_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
     assert computed[2 * AHEAD + 1 :] == [AHEAD + 5]
 
 
+def test_the_norm_is_not_kept_once_nothing_is_clipped() -> None:
+    optimizer = made("AdamW", clip_norm=0.5)
+    for clip_norm in (0.5, None, 0.5, None):
+        optimizer.clip_norm = clip_norm
+        for _ in range(3):
+            for p in parameters(optimizer):
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            assert (optimizer.grad_norm is None) == (clip_norm is None)
+
+
 def test_a_scheduler_that_sets_lr_at_every_step() -> None:
     optimizer = made("AdamW")
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
